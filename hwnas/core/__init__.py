@@ -1,0 +1,1 @@
+"""What every other package shares: errors, the registry, units, configuration, targets and cost tables."""

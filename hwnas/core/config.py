@@ -1,0 +1,47 @@
+"""The one loader of configuration files: YAML into a pydantic model that knows every key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hwnas.core.errors import InputError, UnknownNameError
+from hwnas.core.files import read_text
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, and a key that nobody reads is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(path: str | Path, model: type[C]) -> C:
+    """Read `path` as YAML into `model`; raises `InputError` that names the file, the key and the nearest known key."""
+    try:
+        values = yaml.safe_load(read_text(path, "configuration"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not readable as YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a configuration is a mapping of keys to values")
+    return parse_config(values, model, str(path))
+
+
+def parse_config(values: dict[str, object], model: type[C], where: str) -> C:
+    """Validate a mapping as `model`; raises `InputError` with the first fault, one line."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            unknown = UnknownNameError("key", key, model.model_fields)
+            raise InputError(f"{where}: {unknown}") from error
+        raise InputError(f"{where}: {key}: {first['msg'].lower()} (got {first.get('input')!r})") from error

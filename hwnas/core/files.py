@@ -1,0 +1,89 @@
+"""Files that are either whole or not there: every output is written beside its place and renamed into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from hwnas.core.errors import InputError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and takes the place of `path`.
+
+    Raises `InputError` where the folder cannot be written or the disk is full; what stood there before stays.
+    """
+    final = Path(path)
+    temporary: Path | None = None
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(final)
+        temporary = None
+    except OSError as error:
+        raise InputError(
+            f"cannot write {final}: {error.strerror or error}; choose another --out or free some space"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON; NaN and infinity are refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path, what: str = "JSON file") -> dict[str, Any]:
+    """Read a JSON object; raises `InputError` with the file and the line where it is missing or broken."""
+    try:
+        value = json.loads(read_text(path, what))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not a readable {what} ({error.msg})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a {what}: it holds a {type(value).__name__} where an object was expected")
+    return value
+
+
+def read_text(path: str | Path, what: str = "file") -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"no {what} at {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {what} {path}: {error}") from error
+
+
+@contextmanager
+def data_folder(name: str) -> Iterator[Path]:
+    """The folder `assets` or `fpga`: inside the installed package, or at the top of a source checkout."""
+    checkout = Path(__file__).resolve().parents[2] / name
+    if checkout.is_dir():
+        yield checkout
+        return
+    with as_file(files("hwnas").joinpath("_data", name)) as folder:
+        yield folder

@@ -1,0 +1,73 @@
+"""The one progress bar: on standard error, with an estimate of what is left.
+
+On a terminal it is a bar that moves; elsewhere (a log, a pipe) it is a line now and then, so that a log stays readable.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LOG_EVERY_S = 10.0
+
+console = Console(stderr=True, highlight=False)
+
+
+class Task:
+    """A piece of long work: `advance` as it is done, `describe` to say where it stands."""
+
+    def __init__(self, title: str, total: float, bar: Progress | None) -> None:
+        self.title, self.total, self.done = title, total, 0.0
+        self._bar = bar
+        self._id: TaskID | None = bar.add_task(title, total=total) if bar else None
+        self._started = self._logged = time.monotonic()
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        self.update(self.done + amount, note)
+
+    def update(self, done: float, note: str = "") -> None:
+        self.done = done
+        if self._bar is not None and self._id is not None:
+            self._bar.update(self._id, completed=done, description=f"{self.title} {note}".strip())
+            return
+        now = time.monotonic()
+        if now - self._logged >= LOG_EVERY_S:
+            self._logged = now
+            left = (now - self._started) * (self.total - done) / done if done else float("nan")
+            print(f"{self.title}: {done:g} of {self.total:g} {note}, about {left:.0f} s left", file=sys.stderr)
+
+
+@contextmanager
+def progress(title: str, total: float) -> Iterator[Task]:
+    """Show progress of `total` steps of work called `title` while the block runs."""
+    if not console.is_terminal:
+        yield Task(title, total, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield Task(title, total, bar)
+
+
+def say(text: str) -> None:
+    """One line for a person, on standard error, where it never mixes with `--json`."""
+    console.print(text, markup=False, soft_wrap=True)

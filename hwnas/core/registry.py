@@ -1,0 +1,66 @@
+"""One registry for everything that has a name: spaces, backends, parsers, predictors, algorithms.
+
+    predictors: Registry[type[Predictor]] = Registry("predictor")
+
+    @predictors.register("ridge")
+    class Ridge(Predictor): ...
+
+A name can be taken once. Packages outside hwnas add theirs through the entry-point group `hwnas.<kind>s`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from hwnas.core.errors import UnknownNameError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names to members. `modules` are imported at the first look-up, so that members need no import of their own."""
+
+    def __init__(self, kind: str, modules: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self._modules = modules
+        self._members: dict[str, T] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that gives `name` to a member; raises ValueError where the name is taken."""
+
+        def add(member: T) -> T:
+            if name in self._members:
+                raise ValueError(f"{self.kind} {name!r} is registered twice: {self._members[name]!r} and {member!r}")
+            self._members[name] = member
+            return member
+
+        return add
+
+    def get(self, name: str) -> T:
+        """The member called `name`; raises `UnknownNameError` with the known names."""
+        self._load()
+        if name not in self._members:
+            raise UnknownNameError(self.kind, name, self._members)
+        return self._members[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._members))
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._members
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        for module in self._modules:
+            import_module(module)
+        for point in entry_points(group=f"hwnas.{self.kind}s"):
+            if point.name not in self._members:
+                self.register(point.name)(point.load())

@@ -1,0 +1,208 @@
+"""The cost table: one target, a row a primitive, a group of columns a metric. CSV next to JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.core.errors import InputError, MissingCostError, ParseError
+from hwnas.core.files import read_json, read_text, write_json, write_text
+from hwnas.core.target import Target
+from hwnas.core.units import quantity_of
+
+SCHEMA = 1
+Verdict = Literal["steady", "noisy", "failed", "imported", "simulated"]
+_PARTS = ("low", "high", "n", "verdict")
+
+
+class HasKey(Protocol):
+    @property
+    def key(self) -> str: ...
+
+
+class HasPrimitives(Protocol):
+    def primitives(self) -> tuple[Any, ...]: ...
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One measured cost: its value, the ends of its 95 % confidence interval, samples taken, and the verdict.
+
+    `value` is NaN where the measurement failed; `low` and `high` are NaN where the source gave no interval.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    verdict: Verdict = "imported"
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Costs of primitives on one target.
+
+    Attributes:
+        target: what the costs were measured on.
+        rows: primitive key -> metric column (`latency_ms`, `energy_mj`, ...) -> `Cost`.
+        manifest: where the numbers come from: environment, versions, seed, date, spaces.
+    """
+
+    target: Target
+    rows: Mapping[str, Mapping[str, Cost]]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "the cost table"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metric columns, in order of first appearance."""
+        return tuple(dict.fromkeys(metric for row in self.rows.values() for metric in row))
+
+    def costs(self, primitives: Iterable[HasKey], metric: str) -> NDArray[np.float64]:
+        """The values of `metric` for `primitives`, shape (P,), in the metric's unit.
+
+        Raises `InputError` where no row has the metric and `MissingCostError` where some primitives lack it.
+        """
+        if metric not in self.metrics:
+            raise InputError(f"{self.name} has no column {metric!r}; it has {', '.join(self.metrics) or 'none'}")
+        keys = [primitive.key for primitive in primitives]
+        values = np.array([self.rows.get(key, {}).get(metric, _MISSING).value for key in keys], dtype=np.float64)
+        missing = [key for key, value in zip(keys, values, strict=True) if not math.isfinite(value)]
+        if missing:
+            raise MissingCostError(missing, metric, self.name)
+        return values
+
+    def vector(self, space: HasPrimitives, metric: str) -> NDArray[np.float64]:
+        """`costs` of `space.primitives()`, shape (P,): the array that `cost[blocks].sum(1)` indexes."""
+        return self.costs(space.primitives(), metric)
+
+    def merge(self, other: CostTable) -> CostTable:
+        """Both tables' rows; raises `TargetMismatchError` for another target, `InputError` for a conflicting cost."""
+        self.target.require_same(other.target, other.name)
+        rows = {key: dict(row) for key, row in self.rows.items()}
+        for key, row in other.rows.items():
+            for metric, cost in row.items():
+                mine = rows.setdefault(key, {}).setdefault(metric, cost)
+                if mine != cost and not (math.isnan(mine.value) and math.isnan(cost.value)):
+                    raise InputError(
+                        f"{self.name} and {other.name} disagree on {metric} of {key}: {mine.value:g} and "
+                        f"{cost.value:g}; drop one of the rows"
+                    )
+        parts = [manifest for table in (self, other) for manifest in table.manifest.get("merged", [table.manifest])]
+        return CostTable(self.target, rows, {"merged": parts}, f"{self.name} + {other.name}")
+
+    def save(self, path: str | Path) -> None:
+        """Write `path` (CSV) and its manifest beside it (same name, `.json`)."""
+        path = _csv_path(path)
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(
+            ["primitive", *(name for m in self.metrics for name in (m, *(f"{m}_{part}" for part in _PARTS)))]
+        )
+        for key, row in sorted(self.rows.items()):
+            cells: list[str] = [key]
+            for metric in self.metrics:
+                cells += _cells(row.get(metric))
+            writer.writerow(cells)
+        manifest = {"schema": SCHEMA, "kind": "cost_table", "target": self.target.to_json(), **self.manifest}
+        write_text(path, out.getvalue())
+        write_json(path.with_suffix(".json"), manifest)
+
+    @classmethod
+    def load(cls, path: str | Path) -> CostTable:
+        """Read a table; raises `ParseError` with the file and line of the first cell that cannot be trusted."""
+        path = _csv_path(path)
+        text = read_text(path, "cost table")
+        manifest = read_json(path.with_suffix(".json"), "cost table manifest")
+        if manifest.get("kind") != "cost_table" or manifest.get("schema") != SCHEMA:
+            raise InputError(
+                f"{path.with_suffix('.json')}: not a cost table of schema {SCHEMA} "
+                f"(kind {manifest.get('kind')!r}, schema {manifest.get('schema')!r})"
+            )
+        target = Target.from_json(manifest.pop("target", {}), str(path.with_suffix(".json")))
+        manifest = {key: value for key, value in manifest.items() if key not in ("kind", "schema")}
+        return cls(target, _read_rows(path, text), manifest, str(path))
+
+
+_MISSING = Cost(math.nan)
+
+
+def _csv_path(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        path = path / "table.csv"
+    if path.suffix != ".csv":
+        raise InputError(f"{path}: a cost table is a .csv file with its .json manifest beside it")
+    return path
+
+
+def _cells(cost: Cost | None) -> list[str]:
+    if cost is None:
+        return [""] * (1 + len(_PARTS))
+    numbers = ["" if math.isnan(value) else repr(float(value)) for value in (cost.value, cost.low, cost.high)]
+    return [*numbers, str(cost.n), cost.verdict]
+
+
+def _read_rows(path: Path, text: str) -> dict[str, dict[str, Cost]]:
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    header = reader.fieldnames or []
+    metrics = [name for name in header if f"{name}_verdict" in header]
+    expected = ["primitive", *(name for m in metrics for name in (m, *(f"{m}_{part}" for part in _PARTS)))]
+    if not metrics or list(header) != expected:
+        raise ParseError(
+            path,
+            "the header is not that of a cost table "
+            "(primitive, then METRIC, METRIC_low, METRIC_high, METRIC_n, METRIC_verdict for each metric)",
+            1,
+        )
+    for metric in metrics:
+        quantity_of(metric)
+    rows: dict[str, dict[str, Cost]] = {}
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ParseError(path, f"{len(header)} cells expected", reader.line_num)
+            if row["primitive"] in rows:
+                raise ParseError(path, f"primitive {row['primitive']!r} stands twice", reader.line_num)
+            cells = {metric: _read_cost(path, row, metric, reader.line_num) for metric in metrics}
+            rows[row["primitive"]] = {metric: cost for metric, cost in cells.items() if cost is not None}
+    except csv.Error as error:
+        raise ParseError(path, f"not readable as CSV ({error})", reader.line_num) from error
+    return rows
+
+
+def _read_cost(path: Path, row: dict[str, str], metric: str, line: int) -> Cost | None:
+    verdict = row[f"{metric}_verdict"]
+    if not verdict:
+        return None
+    if verdict not in ("steady", "noisy", "failed", "imported", "simulated"):
+        raise ParseError(path, f"{metric}_verdict is {verdict!r}", line)
+    try:
+        value, low, high = (
+            float(row[name]) if row[name] else math.nan for name in (metric, f"{metric}_low", f"{metric}_high")
+        )
+        cost = Cost(value, low, high, int(row[f"{metric}_n"]), verdict)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ParseError(path, f"{metric}: {error}", line) from error
+    if (
+        math.isinf(value)
+        or value < 0
+        or cost.n < 0
+        or (math.isnan(value) and verdict != "failed")
+        or low > value
+        or high < value
+    ):
+        raise ParseError(
+            path,
+            f"{metric} of {row['primitive']} is {row[metric]!r} in [{low}, {high}], which no measurement gives",
+            line,
+        )
+    return cost

@@ -1,0 +1,51 @@
+"""Assembles ONNX models from nodes, without PyTorch and in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 17
+IR_VERSION = 8
+
+
+class OnnxGraph:
+    """Collects nodes and constants; `model` closes it."""
+
+    def __init__(self, bn_eps: float) -> None:
+        self.bn_eps = bn_eps
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+
+    def node(self, kind: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node; its only output is called `name`, which is returned."""
+        self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, array: NDArray[Any]) -> str:
+        """Add an initialiser; returns its name."""
+        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def scalar(self, name: str, value: float) -> str:
+        """A float constant that all nodes share."""
+        return self.constant(f"const.{name}", np.array(value, dtype=np.float32))
+
+    def model(
+        self, inputs: dict[str, tuple[int, ...]], output: str, shape: tuple[int, ...], batch: int | None
+    ) -> bytes:
+        """The serialised model; shapes are those of one image, `batch=None` leaves the first dimension open."""
+        first: int | str = "N" if batch is None else batch
+        last = next(node for node in self._nodes if node.output[0] == output)
+        last.output[0] = "output"
+        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [first, *s]) for name, s in inputs.items()]
+        result = helper.make_tensor_value_info("output", TensorProto.FLOAT, [first, *shape])
+        graph = helper.make_graph(self._nodes, "hwnas", values, [result], list(self._constants.values()))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="hwnas")
+        model.ir_version = IR_VERSION
+        return bytes(model.SerializeToString())
