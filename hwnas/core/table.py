@@ -164,7 +164,10 @@ def _read_rows(path: Path, text: str) -> dict[str, dict[str, Cost]]:
             1,
         )
     for metric in metrics:
-        quantity_of(metric)
+        try:
+            quantity_of(metric)
+        except InputError as error:
+            raise ParseError(path, str(error), 1) from error
     rows: dict[str, dict[str, Cost]] = {}
     try:
         for row in reader:

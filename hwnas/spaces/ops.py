@@ -65,8 +65,14 @@ class Conv(Op):
     groups: int = 1
     bias: bool = False
 
+    def __post_init__(self) -> None:
+        if min(self.out, self.kernel, self.stride, self.groups) < 1 or self.out % self.groups:
+            raise ValueError(f"no convolution has {self}")
+
     def shape(self, *inputs: Shape) -> Shape:
-        _, height, width = inputs[0]
+        channels, height, width = inputs[0]
+        if channels % self.groups:
+            raise ValueError(f"{channels} channels do not part into {self.groups} groups")
         pad = self.kernel // 2
         return (self.out, *((side + 2 * pad - self.kernel) // self.stride + 1 for side in (height, width)))
 
@@ -132,6 +138,10 @@ class Activation(Op):
 
     function: str
     fused: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.function not in ("relu", "relu6", "h_swish", "h_sigmoid", "sigmoid", "swish"):
+            raise ValueError(f"unknown activation {self.function!r}")
 
     def module(self, *inputs: Shape) -> nn.Module:
         from torch import nn

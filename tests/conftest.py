@@ -1,0 +1,17 @@
+"""Fixtures that several suites share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """The folder of public measurements; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("HWNAS_REFERENCE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder} (set HWNAS_REFERENCE_DATA)")
+    return folder
