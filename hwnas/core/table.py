@@ -209,3 +209,39 @@ def _read_cost(path: Path, row: dict[str, str], metric: str, line: int) -> Cost 
             line,
         )
     return cost
+
+
+@dataclass(frozen=True)
+class Change:
+    """A primitive whose cost differs between two tables by more than both intervals allow."""
+
+    key: str
+    before: Cost
+    after: Cost
+
+    @property
+    def ratio(self) -> float:
+        return self.after.value / self.before.value if self.before.value else math.inf
+
+
+def compare(before: CostTable, after: CostTable, metric: str) -> tuple[list[Change], list[str], list[str]]:
+    """What changed beyond both confidence intervals, largest first, and the keys that only one of the two has.
+
+    A cost without an interval is taken as exact.
+    """
+    ours, theirs = ({key: row[metric] for key, row in table.rows.items() if metric in row} for table in (before, after))
+    changes = [
+        Change(key, ours[key], theirs[key])
+        for key in ours.keys() & theirs.keys()
+        if _low(theirs[key]) > _high(ours[key]) or _high(theirs[key]) < _low(ours[key])
+    ]
+    changes.sort(key=lambda change: (-abs(math.log(max(change.ratio, 1e-12))), change.key))
+    return changes, sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+
+
+def _low(cost: Cost) -> float:
+    return cost.value if math.isnan(cost.low) else cost.low
+
+
+def _high(cost: Cost) -> float:
+    return cost.value if math.isnan(cost.high) else cost.high
