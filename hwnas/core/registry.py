@@ -5,7 +5,8 @@
     @predictors.register("ridge")
     class Ridge(Predictor): ...
 
-A name can be taken once. Packages outside hwnas add theirs through the entry-point group `hwnas.<kind>s`.
+A name can be taken once. Packages outside hwnas add theirs through the entry-point group `hwnas.<kind>s`, such as
+`hwnas.predictors` or `hwnas.primitive_kinds`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,6 @@ class Registry(Generic[T]):
         self._loaded = True
         for module in self._modules:
             import_module(module)
-        for point in entry_points(group=f"hwnas.{self.kind}s"):
+        for point in entry_points(group=f"hwnas.{self.kind.replace(' ', '_')}s"):
             if point.name not in self._members:
                 self.register(point.name)(point.load())
