@@ -1,0 +1,103 @@
+"""`Backend`: a runtime that can be measured. One class, three methods: compile, run, close.
+
+    @backends.register("my-runtime")
+    class MyRuntime(Backend):
+        distributions = ("my-runtime",)
+
+        def compile(self, subject): return my_runtime.load(subject.to_onnx(self.settings.batch))
+        def run(self, model): return model()
+        def close(self, model): model.unload()
+
+A package of its own registers it through the entry-point group `hwnas.backends`. Backends are made and used inside a
+worker process only; asking for availability and version imports no runtime.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, ClassVar
+
+from numpy.typing import ArrayLike
+
+from hwnas.core.registry import Registry
+from hwnas.profile.subject import Subject
+from hwnas.profile.timer import Stopwatch, matrix_sentinel
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a runtime is to run: `device` (`cpu`, `gpu`), `precision`, images in a `batch`, processor `threads`."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    batch: int = 1
+    threads: int = 1
+
+
+class Backend(ABC):
+    """A runtime under `settings`. `compile` may raise anything: its subject is then marked failed with the reason."""
+
+    distributions: ClassVar[tuple[str, ...]] = ()
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    tuned: ClassVar[bool] = False
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def version(cls) -> str:
+        """The installed version; empty where the runtime is absent."""
+        for name in cls.distributions:
+            try:
+                return version(name)
+            except PackageNotFoundError:
+                continue
+        return ""
+
+    @classmethod
+    def unavailable(cls, settings: Settings) -> str | None:
+        """Why this machine cannot measure with these settings, in words that end a sentence; None where it can."""
+        if not cls.version():
+            return f"{' or '.join(cls.distributions)} is not installed"
+        if settings.device not in cls.devices:
+            return f"it runs on {', '.join(cls.devices)}, not on {settings.device}"
+        if settings.precision not in cls.precisions:
+            return f"it runs in {', '.join(cls.precisions)}, not in {settings.precision}"
+        return None
+
+    @abstractmethod
+    def compile(self, subject: Subject) -> Any:
+        """Load `subject` with its inputs in place; the result is handed to `run` and `close`."""
+
+    @abstractmethod
+    def run(self, model: Any) -> Sequence[ArrayLike]:
+        """One inference, ended when it returns; gives the outputs."""
+
+    @abstractmethod
+    def close(self, model: Any) -> None:
+        """Free what `compile` made."""
+
+    def stopwatch(self, model: Any) -> Stopwatch:
+        """Time one `run`; overridden where the device keeps its own time."""
+        run, clock = self.run, time.perf_counter_ns
+
+        def once() -> int:
+            start = clock()
+            run(model)
+            return clock() - start
+
+        return once
+
+    def sentinel(self) -> Stopwatch:
+        """A fixed piece of work on the same device, whose time tells how fast the machine runs now."""
+        return matrix_sentinel()
+
+
+backends: Registry[type[Backend]] = Registry(
+    "backend", tuple(f"hwnas.profile.backends.{module}" for module in ("onnxruntime", "torch"))
+)

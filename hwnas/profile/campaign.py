@@ -1,0 +1,255 @@
+"""The campaign: measures subjects until each is steady or has had its time, whatever happens to the workers.
+
+A campaign is a sequence of *sweeps*. In a sweep one worker process takes every unfinished subject through one *session*:
+subjects are loaded in chunks and measured in rounds, a sample block of each in random order, until each has enough
+blocks. Sessions of one subject are in different processes. What to do next follows from the samples in the store alone,
+so a campaign that was killed goes on where it stood, and several processes share the work through the store's claims.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hwnas.core.errors import UnavailableError
+from hwnas.core.progress import Task, progress
+from hwnas.core.target import Target
+from hwnas.profile.backends import Settings
+from hwnas.profile.device import environment, idlest_cores
+from hwnas.profile.process import WorkerDied, WorkerProcess
+from hwnas.profile.stats import MIN_BLOCKS, Block, Measurement, drifts, measure, reference_speed
+from hwnas.profile.store import Sample, Store
+from hwnas.profile.subject import Subject
+from hwnas.profile.timer import Pace
+
+WAIT_S = 0.5
+IDLE_DEATHS = 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is done for a subject.
+
+    Attributes:
+        goal: half-width of the median's 95 % confidence interval, relative to the median, at which it is steady.
+        time_limit_s: seconds in timed runs after which it is given up as noisy (not before `MIN_BLOCKS` blocks).
+        sessions: worker processes that measure it at the least.
+        session_blocks: calm sample blocks that complete a session; twice as many of any kind do too.
+        chunk: subjects loaded at once.
+        timeout_s: seconds after which a compilation or a sample block counts as hung.
+        pace: how long a sample block is.
+    """
+
+    goal: float = 0.02
+    time_limit_s: float = 0.5
+    sessions: int = 2
+    session_blocks: int = 5
+    chunk: int = 30
+    timeout_s: float = 120.0
+    pace: Pace = field(default_factory=Pace)
+
+
+def next_session(blocks: Sequence[Block], reference: float, effort: Effort) -> int | None:
+    """The session in which a subject with these blocks needs its next one; None where it needs none."""
+    if not blocks:
+        return 0
+    if len(blocks) >= MIN_BLOCKS and sum(block.spent_s for block in blocks) >= effort.time_limit_s:
+        return None
+    latest = blocks[-1].session
+    own = [block for block in blocks if block.session == latest]
+    calm = int(drifts(own, reference)[1].sum())
+    if calm < effort.session_blocks and len(own) < 2 * effort.session_blocks:
+        return latest
+    if latest + 1 >= effort.sessions and measure(blocks, reference, effort.goal).verdict == "steady":
+        return None
+    return latest + 1
+
+
+def run_campaign(store: Store, target: Target, settings: Settings, subjects: Sequence[Subject], *, series: int = 0,
+                 effort: Effort | None = None, seed: int = 0, title: str = "profiling") -> None:
+    """Measure `subjects` on `target` into `store`; returns when each is steady, noisy or failed.
+
+    `series` tells independent repetitions apart. Raises `StoreError` where the store fails and `UnavailableError` where
+    workers do not start. An interrupt leaves every finished sample block in the store.
+    """
+    _Campaign(store, target, settings, subjects, series, effort or Effort(), seed).run(title)
+
+
+def measurements(store: Store, target: Target, subjects: Sequence[Subject], *, series: int = 0,
+                 goal: float = Effort.goal) -> dict[Subject, Measurement]:
+    """What the store holds on `subjects`, drift corrected; a subject without a sample is `failed`."""
+    number = store.target(target)
+    blocks, failures = store.blocks(number), store.failures(number)
+    reference = _reference(blocks)
+    items = store.items(number, series, [subject.id for subject in subjects])
+    result = {}
+    for subject in subjects:
+        item = items[subject.id]
+        reason = failures.get(item)
+        result[subject] = Measurement.failed(reason) if reason else measure(blocks.get(item, ()), reference, goal)
+    return result
+
+
+def _reference(blocks: Mapping[int, Sequence[Block]]) -> float:
+    return reference_speed([end for many in blocks.values() for block in many for end in (block.before, block.after)])
+
+
+class _Campaign:
+    def __init__(self, store: Store, target: Target, settings: Settings, subjects: Sequence[Subject], series: int,
+                 effort: Effort, seed: int) -> None:
+        self.store, self.settings, self.effort = store, settings, effort
+        self.backend = target.runtime
+        self.target = store.target(target)
+        items = store.items(self.target, series, [subject.id for subject in subjects])
+        self.subjects = {items[subject.id]: subject for subject in subjects}
+        self.rng = np.random.default_rng([seed, series])
+        self.alone: set[int] = set()
+        self.refresh()
+
+    def run(self, title: str) -> None:
+        with progress(title, len(self.subjects)) as self.task:
+            try:
+                self.show()
+                while self.pending():
+                    if not self.sweep():
+                        time.sleep(WAIT_S)
+                    self.refresh()
+                    self.show()
+            finally:
+                self.store.release()
+
+    # what is known
+
+    def refresh(self) -> None:
+        """Read what this and other processes have stored."""
+        self.blocks: dict[int, list[Block]] = self.store.blocks(self.target)
+        self.failures = self.store.failures(self.target)
+        self.reference = _reference(self.blocks)
+
+    def session(self, item: int) -> int | None:
+        if item in self.failures:
+            return None
+        return next_session(self.blocks.get(item, ()), self.reference, self.effort)
+
+    def pending(self) -> list[int]:
+        return [item for item in self.subjects if self.session(item) is not None]
+
+    def show(self) -> None:
+        """Tell the progress bar, in subjects: a subject under way counts by its share of the least work."""
+        least = self.effort.sessions * self.effort.session_blocks
+        unfinished = self.pending()
+        shares = sum(min(0.9, len(self.blocks.get(item, ())) / least) for item in unfinished)
+        failed = sum(item in self.failures for item in self.subjects)
+        self.task.update(len(self.subjects) - len(unfinished) + shares, f"({failed} failed)" if failed else "")
+
+    # what is done
+
+    def sweep(self) -> bool:
+        """Take each pending subject through one session; returns whether any could be claimed."""
+        pending = self.pending()
+        order = [pending[i] for i in self.rng.permutation(len(pending))]
+        shared = [item for item in order if item not in self.alone]
+        worked = self.share(shared)
+        for item in [item for item in order if item in self.alone]:
+            worked |= self.try_alone(item)
+        return worked
+
+    def share(self, items: list[int]) -> bool:
+        """Measure `items` in chunks in one worker, restarted where it dies; returns whether any could be claimed."""
+        worked, deaths = False, 0
+        while items:
+            with self.worker() as worker:
+                try:
+                    while chunk := self.claim(items):
+                        worked = True
+                        self.measure_chunk(worker, chunk)
+                        self.store.release()
+                        items = [item for item in items if item not in chunk]
+                    return worked
+                except WorkerDied as death:
+                    self.store.release()
+                    deaths = 0 if death.item is not None else deaths + 1
+                    if deaths == IDLE_DEATHS:
+                        raise UnavailableError(f"the {self.backend} worker keeps dying: {death.reason}") from death
+                    if death.item is not None:
+                        self.alone.add(death.item)
+                        items = [item for item in items if item != death.item]
+        return worked
+
+    def try_alone(self, item: int) -> bool:
+        """Measure one suspect in a worker of its own; it fails for good where that worker dies too."""
+        if not self.claim([item]):
+            return False
+        with self.worker() as worker:
+            try:
+                self.measure_chunk(worker, [item])
+            except WorkerDied as death:
+                self.fail(item, death.reason)
+        self.store.release()
+        return True
+
+    def claim(self, items: list[int]) -> list[int]:
+        """The next chunk of `items` that no other process holds."""
+        return self.store.claim(items, self.effort.chunk)
+
+    def fail(self, item: int, reason: str) -> None:
+        self.failures[item] = reason
+        self.store.fail(item, reason)
+
+    def measure_chunk(self, worker: WorkerProcess, chunk: list[int]) -> None:
+        """One session of each subject of `chunk`; raises `WorkerDied`."""
+        sessions = {item: session for item in chunk if (session := self.session(item)) is not None}
+        for item in list(sessions):
+            reply = worker.load(item, self.subjects[item])
+            if "failed" in reply:
+                self.set_aside(item, reply["reason"], len(chunk))
+                del sessions[item]
+            else:
+                self.store.compiled(item, reply["seconds"])
+        rounds = 0
+        while active := [item for item, session in sessions.items() if self.session(item) == session]:
+            order = [active[i] for i in self.rng.permutation(len(active))]
+            for reply in worker.round(order):
+                if "failed" in reply:
+                    self.set_aside(reply["failed"], reply["reason"], len(chunk))
+                    del sessions[reply["failed"]]
+                else:
+                    self.keep(reply, sessions[reply["block"]], rounds)
+            rounds += 1
+            self.store.renew()
+            self.reference = _reference(self.blocks)
+            self.show()
+        worker.unload()
+
+    def set_aside(self, item: int, reason: str, company: int) -> None:
+        """A clean failure is final where the subject had the worker for itself, else it is tried alone."""
+        if company == 1:
+            self.fail(item, reason)
+        else:
+            self.alone.add(item)
+
+    def keep(self, reply: Mapping[str, object], session: int, number: int) -> None:
+        """Store one sample block."""
+        sample = Sample(session, number, reply["started"], reply["times"], reply["sentinel"])  # type: ignore[arg-type]
+        item: int = reply["block"]  # type: ignore[assignment]
+        self.store.add(item, self.environment, sample)
+        self.blocks.setdefault(item, []).append(sample.block)
+
+    @contextmanager
+    def worker(self) -> Iterator[WorkerProcess]:
+        """A new worker on the idlest cores, and a record of its circumstances."""
+        cpus = idlest_cores(self.settings.threads)
+        try:
+            process = WorkerProcess(self.backend, self.settings, self.effort.pace, cpus, self.effort.timeout_s)
+        except WorkerDied as death:
+            raise UnavailableError(f"the {self.backend} worker does not start: {death.reason}") from death
+        with process:
+            self.environment = self.store.environment(environment(self.settings, cpus))
+            yield process
+
+    task: Task
+    environment: int

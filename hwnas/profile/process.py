@@ -1,0 +1,142 @@
+"""`WorkerProcess`: the parent's end of a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+from hwnas.profile.backends import Settings
+from hwnas.profile.subject import Subject
+from hwnas.profile.timer import Pace
+
+STARTUP_S = 120.0
+CHUNK_BYTES = 1 << 16
+
+
+class WorkerDied(Exception):
+    """The worker crashed, was killed, or hung; `item` is the subject it was at, None where it was at none."""
+
+    def __init__(self, item: int | None, reason: str) -> None:
+        super().__init__(reason)
+        self.item = item
+        self.reason = reason
+
+
+class WorkerProcess:
+    """A worker under way; a context manager that leaves no process behind.
+
+    `timeout_s` is how long one step (a compilation, a sample block) may take before the worker counts as hung.
+    """
+
+    def __init__(self, backend: str, settings: Settings, pace: Pace, cpus: list[int], timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.item: int | None = None
+        self._doing = "start"
+        self._buffer = b""
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "hwnas.profile.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=_environment(settings.threads),
+        )
+        assert self._process.stdout is not None
+        os.set_blocking(self._process.stdout.fileno(), False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._process.stdout, selectors.EVENT_READ)
+        try:
+            self._send("setup", backend=backend, settings=asdict(settings), pace=asdict(pace), cpus=cpus)
+            self._read(max(timeout_s, STARTUP_S))
+        except BaseException:
+            self.close()
+            raise
+
+    def load(self, item: int, subject: Subject) -> dict[str, Any]:
+        """Compile `subject` under the number `item`: `{"loaded", "seconds"}` or `{"failed", "reason"}`."""
+        self._send("load", item=item, subject=asdict(subject))
+        return next(message for message in self._messages() if "at" not in message)
+
+    def round(self, order: list[int]) -> Iterator[dict[str, Any]]:
+        """The blocks (or failures) of one round, as they come."""
+        self._send("round", order=order)
+        for message in self._messages():
+            if "end" in message:
+                return
+            if "at" not in message:
+                yield message
+
+    def unload(self) -> None:
+        self._send("unload")
+        next(self._messages())
+
+    def close(self) -> None:
+        """Kill and reap the process."""
+        self._process.kill()
+        self._process.wait()
+        self._selector.close()
+        for pipe in (self._process.stdin, self._process.stdout, self._errors):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def _messages(self) -> Iterator[dict[str, Any]]:
+        while True:
+            message = self._read(self.timeout_s)
+            if "at" in message:
+                self.item, self._doing = message["at"], message["doing"]
+            else:
+                self.item = None
+            yield message
+
+    def _send(self, do: str, **message: Any) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **message}).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def _read(self, timeout_s: float) -> dict[str, Any]:
+        """The next message; raises `WorkerDied` where none comes in time."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._buffer:
+            if not self._selector.select(max(0.0, deadline - time.monotonic())):
+                raise WorkerDied(self.item, f"hung: no answer to {self._doing} within {timeout_s:g} s")
+            data = self._process.stdout.read(CHUNK_BYTES)
+            if data == b"":
+                raise self._died()
+            self._buffer += data or b""
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _died(self) -> WorkerDied:
+        code = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return WorkerDied(self.item, f"died in {self._doing}: {why}{': ' + said[-1][:200] if said else ''}")
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The worker's environment: one thread for the sentinel's product, `threads` for a runtime that reads OpenMP's."""
+    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(threads)}

@@ -1,0 +1,182 @@
+"""From raw times to a `Measurement`: a median, its confidence interval, drift correction, and a verdict.
+
+A *sample block* is a run of consecutive timings of one subject. Timings inside a block share the state of caches, clock
+and neighbours, so they are correlated; the blocks, spread over rounds and worker processes, are the units of the
+statistics: the value reported is the median of the block medians.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Verdict = Literal["steady", "noisy", "failed"]
+
+CONFIDENCE = 0.95
+CALM = 0.03
+"""A sentinel within 3 % of its reference speed: on an idle machine it scatters by 1 %, and real changes were 10 %."""
+MIN_BLOCKS = 6
+"""The fewest blocks whose extremes bracket a median with 95 % confidence: 1 - 2 / 2**6 = 0.97."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the statistics need of a sample block.
+
+    Attributes:
+        session: number of the worker process that took it, counted for each subject from 0.
+        n: timings in the block.
+        median_ms: their median.
+        spent_s: their sum.
+        before, after: medians of the sentinel next to it, in ms; NaN where there was none.
+    """
+
+    session: int
+    n: int
+    median_ms: float
+    spent_s: float
+    before: float = math.nan
+    after: float = math.nan
+
+    @classmethod
+    def of(cls, session: int, times_ns: ArrayLike, sentinel_ns: ArrayLike) -> Block:
+        """Summarise raw times; the sentinel's are those before the block followed by as many after it."""
+        times, sentinel = np.asarray(times_ns), np.asarray(sentinel_ns)
+        before, after = np.array_split(sentinel, 2)
+        return cls(session, len(times), float(np.median(times)) / 1e6, float(times.sum()) / 1e9,
+                   float(np.median(before)) / 1e6 if len(before) else math.nan,
+                   float(np.median(after)) / 1e6 if len(after) else math.nan)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A latency in milliseconds, of a whole batch.
+
+    Attributes:
+        n: timings it rests on; `blocks`: sample blocks.
+        median, low, high: the median and its 95 % confidence interval, drift corrected; NaN where it failed.
+        verdict: `steady` where the interval is as narrow as was asked for, else `noisy`; or `failed`.
+        reason: why it is not steady; empty where it is.
+        drift: share of the machine's speed by which the median was corrected; 0 where only calm blocks were used.
+    """
+
+    n: int
+    blocks: int
+    median: float
+    low: float
+    high: float
+    verdict: Verdict
+    reason: str = ""
+    drift: float = 0.0
+
+    @property
+    def half_width(self) -> float:
+        """Half the confidence interval relative to the median; infinite with too few blocks."""
+        return relative_half_width(self.median, self.low, self.high)
+
+    @classmethod
+    def failed(cls, reason: str) -> Measurement:
+        return cls(0, 0, math.nan, math.nan, math.nan, "failed", reason)
+
+
+@lru_cache(maxsize=4096)
+def median_rank(n: int, confidence: float = CONFIDENCE) -> int:
+    """Largest k for which the k-th smallest and k-th largest of `n` values bracket the median with `confidence`.
+
+    The chance that either misses is 2 P(Binomial(n, 1/2) < k), whatever the distribution (David and Nagaraja, Order
+    Statistics, 2003, section 7.1). 0 where `n` is too small.
+    """
+    miss, k = 0.0, 0
+    while True:
+        miss += 2 * math.comb(n, k) / 2**n
+        if miss > 1 - confidence or k >= n:
+            return k
+        k += 1
+
+
+def median_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """(median, low, high) of independent values; low and high are infinite where there are too few of them."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    k = median_rank(len(ordered), confidence)
+    if k == 0:
+        return float(np.median(ordered)), -math.inf, math.inf
+    return float(np.median(ordered)), float(ordered[k - 1]), float(ordered[-k])
+
+
+def relative_half_width(median: float, low: float, high: float) -> float:
+    return (high - low) / (2 * median) if math.isfinite(high - low) and median > 0 else math.inf
+
+
+def reference_speed(sentinel_ms: ArrayLike) -> float:
+    """The sentinel's time on the undisturbed machine: the median of its fastest mode, in ms; NaN where none is known.
+
+    The tenth percentile finds the mode whatever share of the time the machine was slowed down, and the median of all
+    within `CALM` above it is not biased low when nothing slowed it down.
+    """
+    known = np.asarray(sentinel_ms, dtype=np.float64)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return math.nan
+    return float(np.median(known[known <= (1 + CALM) * np.quantile(known, 0.1)]))
+
+
+def drifts(blocks: Sequence[Block], reference: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """How much slower than `reference` the machine ran in each block, shape (blocks,), and which blocks were calm."""
+    ends = np.array([(block.before, block.after) for block in blocks], dtype=np.float64).reshape(-1, 2) / reference
+    ends = np.where(np.isfinite(ends), ends, 1.0)
+    return ends.mean(axis=1), (np.abs(ends - 1) <= CALM).all(axis=1)
+
+
+def measure(blocks: Sequence[Block], reference: float, goal: float) -> Measurement:
+    """The measurement that `blocks` of one subject amount to.
+
+    Calm blocks alone are used where there are enough of them (`MIN_BLOCKS`, and a third of all); otherwise every block
+    is divided by how much slower the sentinel ran beside it. `goal` is the half-width asked for, relative to the median.
+    """
+    if not blocks:
+        return Measurement.failed("no sample was taken")
+    drift, calm = drifts(blocks, reference)
+    values = np.array([block.median_ms for block in blocks])
+    used = calm if calm.sum() >= max(MIN_BLOCKS, len(blocks) / 3) else np.ones_like(calm)
+    factors = np.where(calm, 1.0, drift)[used]
+    median, low, high = median_interval(values[used] / factors)
+    width = relative_half_width(median, low, high)
+    n = sum(block.n for block, use in zip(blocks, used, strict=True) if use)
+    if math.isinf(width):
+        low, high = float((values[used] / factors).min()), float((values[used] / factors).max())
+        reason = f"{int(used.sum())} sample blocks are too few for an interval"
+    else:
+        reason = "" if width <= goal else f"the interval is within {100 * width:.1f} %, {100 * goal:g} % was asked for"
+    return Measurement(n, int(used.sum()), median, low, high, "noisy" if reason else "steady", reason,
+                       float(np.median(factors)) - 1)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far independent measurements of the same subjects lie apart: absolute differences over their mean."""
+
+    pairs: int
+    median: float
+    mean: float
+    p90: float
+    rmse_ms: float
+
+
+def noise_floor(pairs: Iterable[tuple[float, float]]) -> Noise | None:
+    """The noise of repeated measurement from (first, second) latencies in ms; None without a pair.
+
+    `rmse_ms` is the root mean square error that one measurement has as the truth of another.
+    """
+    both = np.array([pair for pair in pairs if all(map(math.isfinite, pair))], dtype=np.float64).reshape(-1, 2)
+    if not len(both):
+        return None
+    difference = np.abs(both[:, 0] - both[:, 1])
+    relative = difference / both.mean(axis=1)
+    return Noise(len(both), float(np.median(relative)), float(relative.mean()), float(np.quantile(relative, 0.9)),
+                 float(np.sqrt((difference**2).mean())))

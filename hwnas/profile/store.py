@@ -1,0 +1,288 @@
+"""The sample store: every raw time ever taken, in SQLite, append-only, one transaction a sample block.
+
+Several processes may use one store at once: SQLite's write-ahead log serialises the blocks, and a claim on each subject
+keeps two processes from measuring the same one. A claim ends with its lease, or with the process that holds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import psutil
+
+from hwnas.core.errors import StoreError
+from hwnas.core.target import Target
+from hwnas.profile.stats import Block
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x68774E53
+BUSY_S = 60.0
+LEASE_S = 120.0
+
+_SCHEMA = """
+CREATE TABLE target (id INTEGER PRIMARY KEY, json TEXT NOT NULL UNIQUE);
+CREATE TABLE environment (id INTEGER PRIMARY KEY, json TEXT NOT NULL, created REAL NOT NULL);
+CREATE TABLE item (
+    id INTEGER PRIMARY KEY,
+    subject TEXT NOT NULL,
+    target INTEGER NOT NULL REFERENCES target,
+    series INTEGER NOT NULL,
+    UNIQUE (target, series, subject)
+);
+CREATE TABLE block (
+    id INTEGER PRIMARY KEY,
+    item INTEGER NOT NULL REFERENCES item,
+    environment INTEGER NOT NULL REFERENCES environment,
+    session INTEGER NOT NULL,
+    round INTEGER NOT NULL,
+    started REAL NOT NULL,
+    times_ns BLOB NOT NULL,
+    sentinel_ns BLOB NOT NULL
+);
+CREATE INDEX block_of_item ON block (item);
+CREATE TABLE compilation (
+    id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES item, seconds REAL NOT NULL, started REAL NOT NULL
+);
+CREATE TABLE failure (
+    id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES item, reason TEXT NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE claim (
+    item INTEGER PRIMARY KEY REFERENCES item,
+    holder TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, born REAL NOT NULL, expires REAL NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample block as it is stored: raw times and the sentinel's, in nanoseconds."""
+
+    session: int
+    round: int
+    started: float
+    times_ns: Sequence[int]
+    sentinel_ns: Sequence[int]
+
+    @property
+    def block(self) -> Block:
+        return Block.of(self.session, self.times_ns, self.sentinel_ns)
+
+
+class Store:
+    """An open sample store; a context manager. Every failure of the file or disk is a `StoreError` of one line."""
+
+    def __init__(self, path: str | Path, read_only: bool = False) -> None:
+        self.path = Path(path)
+        self.holder = uuid.uuid4().hex
+        self._environments: dict[str, int] = {}
+        with self._errors():
+            if read_only:
+                if not self.path.is_file():
+                    raise StoreError(f"no sample store at {self.path}")
+                uri = f"{self.path.absolute().as_uri()}?mode=ro"
+                self._db = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)
+            else:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+        try:
+            with self._errors():
+                self._prepare(read_only)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self, read_only: bool) -> None:
+        if not read_only:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            with self._transaction():
+                if not self._pragma("user_version") and not self._all("SELECT 1 FROM sqlite_master"):
+                    for statement in filter(str.strip, _SCHEMA.split(";")):
+                        self._db.execute(statement)
+                    self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if self._pragma("application_id") != APPLICATION_ID:
+            raise StoreError(f"{self.path} is a database of something else, not a sample store; choose another path")
+        found = self._pragma("user_version")
+        if found != SCHEMA_VERSION:
+            raise StoreError(f"{self.path} is a sample store of version {found}; this hwnas reads version "
+                             f"{SCHEMA_VERSION}; measure into a new file, or use the hwnas that made it")
+
+    # writing
+
+    def target(self, target: Target) -> int:
+        """The number of `target` in this store."""
+        text = json.dumps(target.to_json(), sort_keys=True)
+        with self._errors(), self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO target (json) VALUES (?)", (text,))
+            return int(self._all("SELECT id FROM target WHERE json = ?", text)[0][0])
+
+    def environment(self, environment: dict[str, Any]) -> int:
+        """Record the circumstances of a worker's session; returns their number."""
+        with self._errors(), self._transaction():
+            cursor = self._db.execute("INSERT INTO environment (json, created) VALUES (?, ?)",
+                                      (json.dumps(environment, sort_keys=True), time.time()))
+            return int(cursor.lastrowid or 0)
+
+    def items(self, target: int, series: int, subjects: Iterable[str]) -> dict[str, int]:
+        """The numbers of subjects on a target in one series of measurements, made where they are new."""
+        wanted = list(dict.fromkeys(subjects))
+        with self._errors(), self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO item (subject, target, series) VALUES (?, ?, ?)",
+                                 [(subject, target, series) for subject in wanted])
+            known = dict(self._all("SELECT subject, id FROM item WHERE target = ? AND series = ?", target, series))
+        return {subject: known[subject] for subject in wanted}
+
+    def add(self, item: int, environment: int, sample: Sample) -> None:
+        """Append one sample block."""
+        times, sentinel = (np.asarray(t, dtype="<i8").tobytes() for t in (sample.times_ns, sample.sentinel_ns))
+        with self._errors(), self._transaction():
+            self._db.execute(
+                "INSERT INTO block (item, environment, session, round, started, times_ns, sentinel_ns) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (item, environment, sample.session, sample.round, sample.started, times, sentinel),
+            )
+
+    def compiled(self, item: int, seconds: float) -> None:
+        with self._errors(), self._transaction():
+            self._db.execute("INSERT INTO compilation (item, seconds, started) VALUES (?, ?, ?)",
+                             (item, seconds, time.time()))
+
+    def fail(self, item: int, reason: str) -> None:
+        """Mark an item as failed, for good."""
+        with self._errors(), self._transaction():
+            self._db.execute("INSERT INTO failure (item, reason, at) VALUES (?, ?, ?)", (item, reason, time.time()))
+
+    # claims
+
+    def claim(self, items: Sequence[int], most: int) -> list[int]:
+        """Take up to `most` of `items` that no living process holds, for `LEASE_S`; returns those taken."""
+        host, born, now = socket.gethostname(), psutil.Process().create_time(), time.time()
+        with self._errors(), self._transaction():
+            held = {item for item, *claim in self._all("SELECT item, host, pid, born, expires FROM claim")
+                    if _holds(*claim, host, now)}
+            free = [item for item in items if item not in held][:most]
+            self._db.executemany("INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?, ?, ?)",
+                                 [(item, self.holder, host, os.getpid(), born, now + LEASE_S) for item in free])
+        return free
+
+    def renew(self) -> None:
+        """Extend the lease of every claim of this process."""
+        with self._errors(), self._transaction():
+            self._db.execute("UPDATE claim SET expires = ? WHERE holder = ?", (time.time() + LEASE_S, self.holder))
+
+    def release(self) -> None:
+        """Give up every claim of this process."""
+        with self._errors(), self._transaction():
+            self._db.execute("DELETE FROM claim WHERE holder = ?", (self.holder,))
+
+    # reading
+
+    def samples(self, item: int) -> list[Sample]:
+        """The blocks of an item, oldest first."""
+        rows = self._read("SELECT session, round, started, times_ns, sentinel_ns FROM block WHERE item = ? ORDER BY id",
+                          item)
+        return [Sample(session, number, started, np.frombuffer(times, "<i8").tolist(),
+                       np.frombuffer(sentinel, "<i8").tolist()) for session, number, started, times, sentinel in rows]
+
+    def blocks(self, target: int) -> dict[int, list[Block]]:
+        """The blocks of every item of a target, oldest first, in one reading."""
+        rows = self._read("SELECT item, session, times_ns, sentinel_ns FROM block JOIN item ON item.id = block.item "
+                          "WHERE target = ? ORDER BY block.id", target)
+        result: dict[int, list[Block]] = {}
+        for item, session, times, sentinel in rows:
+            block = Block.of(session, np.frombuffer(times, "<i8"), np.frombuffer(sentinel, "<i8"))
+            result.setdefault(item, []).append(block)
+        return result
+
+    def failures(self, target: int) -> dict[int, str]:
+        """Failed items of a target, with the reason."""
+        return dict(self._read("SELECT item, reason FROM failure JOIN item ON item.id = failure.item WHERE target = ? "
+                               "ORDER BY failure.id", target))
+
+    def compile_seconds(self, target: int) -> dict[int, float]:
+        """Seconds that one compilation of each item took, the mean where there were several."""
+        return dict(self._read("SELECT item, AVG(seconds) FROM compilation JOIN item ON item.id = compilation.item "
+                               "WHERE target = ? GROUP BY item", target))
+
+    def environments(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for (text,) in self._read("SELECT json FROM environment ORDER BY id")]
+
+    # the rest
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def _read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._all(query, *values)
+
+    def _all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._db.execute(query, values).fetchall()
+
+    def _pragma(self, name: str) -> int:
+        return int(self._all(f"PRAGMA {name}")[0][0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what SQLite and the disk say into one line."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"sample store {self.path}: {_advice(str(error))}") from error
+
+
+def _advice(message: str) -> str:
+    text = message.lower()
+    if "not a database" in text or "malformed" in text:
+        return f"the file is damaged ({message}); move it away, a new one is made by the same command"
+    if "full" in text or "no space" in text:
+        return "the disk is full; free some space and run the same command to go on"
+    if "readonly" in text or "read-only" in text or "unable to open" in text or "permission" in text:
+        return f"cannot be opened for writing ({message}); choose a folder that can be written"
+    if "locked" in text:
+        return f"another process has held it for {BUSY_S:g} s; wait for it, or use a store of its own"
+    return message
+
+
+def _holds(host: str, pid: int, born: float, expires: float, here: str, now: float) -> bool:
+    """Whether a claim still stands: its lease runs and, where that can be seen, its process lives."""
+    if expires < now:
+        return False
+    if host != here:
+        return True
+    try:
+        return abs(psutil.Process(pid).create_time() - born) < 1.0
+    except psutil.Error:
+        return False

@@ -1,0 +1,122 @@
+"""The timer: how one sample block is taken. What it does, and why, as found by measuring.
+
+Found on a two-core Xeon virtual machine, ONNX Runtime 1.31, one thread, batch 1, a busy process on the other core, 96
+MobileNetV3 blocks of 10 us to 0.3 ms and whole networks of 1 to 3 ms (`benchmarks/profile_repeatability.py` repeats the
+experiment on any machine):
+
+- The machine has two speeds. For tens of milliseconds to seconds at a time every vector-heavy kernel runs 10 to 11 %
+  slower, 10 to 45 % of the time; a pure Python loop does not show it. Within one speed the medians of 20 ms blocks
+  scatter by 0.1 to 1.5 %, across both by 8 %. Two campaigns that ignored this differed by 5 % in the median.
+- A *sentinel*, a matrix product of 96 x 96 that takes 9 us, run right before and right after each block tells the two
+  speeds apart (9 against 10 us). Once a round is too seldom: the speed changes between blocks.
+- Compute-bound blocks slow down as much as the sentinel does; those bound by memory by half of it. So blocks between
+  two sentinels at reference speed are preferred over corrected ones, and the correction (division by the sentinel's
+  slow-down) serves where calm blocks are few.
+- The sentinel's matrices have to lie at fixed offsets in a page-aligned buffer: left to the allocator, its time changed
+  by 10 % from one process to the next. Inputs and outputs of the subjects are aligned for the same reason.
+- Different worker processes measure some subjects up to 5 % apart, however long each samples, since code and weights
+  land elsewhere in memory (standard deviation 0.6 to 1.5 %). Hence a subject is measured in at least two of them.
+- After a switch of subject the first run takes 1.4 to 3 times as long; small blocks are steady after 4 runs, networks
+  after 4 or 5, some after 15. Hence warm-up ends when a run is no faster than the best before it.
+- Blocks of 10 ms give as good a median as blocks of 40 ms: what differs between blocks is larger than what a longer
+  block averages out, so many short ones win.
+- Feeding through I/O binding with preallocated outputs takes 3 to 8 us less a run and repeats better (standard deviation
+  between processes 0.6 % against 1.4 %): the allocation of the output is not part of the network.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Stopwatch = Callable[[], int]
+"""Runs something once and says how many nanoseconds it took."""
+
+STEADY = 0.97
+SENTINEL_SIDE = 96
+SENTINEL_WARMUP = 2
+SENTINEL_RUNS = 7
+GAP = 256
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a sample block is.
+
+    A block ends once it has lasted `block_s` and holds `least` timings, holds `most`, or has lasted `longest_s`.
+    Warm-up ends once steady, and at the latest after `warmup_s`.
+    """
+
+    block_s: float = 0.010
+    least: int = 7
+    most: int = 500
+    longest_s: float = 0.5
+    warmup_s: float = 1.0
+
+
+def warm_up(once: Stopwatch, limit_s: float) -> int:
+    """Run until a run is not 3 % faster than the best one before it; returns the nanoseconds it took."""
+    best = spent = once()
+    while spent < limit_s * 1e9:
+        latest = once()
+        spent += latest
+        if latest > STEADY * best:
+            break
+        best = latest
+    return spent
+
+
+def take_block(once: Stopwatch, pace: Pace) -> list[int]:
+    """Consecutive timings in nanoseconds, warm-up not included."""
+    times: list[int] = []
+    spent = 0
+    block, longest = pace.block_s * 1e9, pace.longest_s * 1e9
+    while (spent < block or len(times) < pace.least) and len(times) < pace.most and (spent < longest or not times):
+        latest = once()
+        times.append(latest)
+        spent += latest
+    return times
+
+
+def run_sentinel(once: Stopwatch) -> list[int]:
+    """A few timings of the sentinel, its own warm-up not included."""
+    for _ in range(SENTINEL_WARMUP):
+        once()
+    return [once() for _ in range(SENTINEL_RUNS)]
+
+
+def matrix_sentinel() -> Stopwatch:
+    """A product of two small matrices at fixed places in memory."""
+    size = SENTINEL_SIDE**2
+    buffer = aligned((3 * (size + GAP),))
+    left, right, out = (buffer[i * (size + GAP) :][:size].reshape(SENTINEL_SIDE, SENTINEL_SIDE) for i in range(3))
+    left[:], right[:] = np.random.default_rng(0).random((2, SENTINEL_SIDE, SENTINEL_SIDE), dtype=np.float32)
+    multiply, clock = np.matmul, time.perf_counter_ns
+
+    def once() -> int:
+        start = clock()
+        multiply(left, right, out=out)
+        return clock() - start
+
+    return once
+
+
+def aligned(shape: Sequence[int], dtype: type[np.generic] = np.float32) -> NDArray[np.float32]:
+    """An array of zeros that begins at a page of its own."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=dtype, count=int(np.prod(shape))).reshape(tuple(shape))
+
+
+def random_inputs(shapes: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+    """The inputs every backend is fed: standard normal, the same for the same shapes."""
+    arrays = []
+    for index, shape in enumerate(shapes):
+        array = aligned(shape)
+        array[...] = np.random.default_rng(index).standard_normal(tuple(shape), dtype=np.float32)
+        arrays.append(array)
+    return arrays

@@ -1,0 +1,133 @@
+"""The process that measures: `python -m hwnas.profile.worker`, JSON lines in and out.
+
+The parent (`WorkerProcess`) sends `setup`, then `load`, `round` and `unload`; the worker announces each subject before it
+touches it, so that the parent knows which one it died of. Nothing is shared but the two pipes, so a worker can hang,
+crash or be killed for memory without harm to the campaign.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from hwnas.profile.backends import Backend, Settings, backends
+from hwnas.profile.subject import Subject
+from hwnas.profile.timer import Pace, Stopwatch, run_sentinel, take_block, warm_up
+
+OOM_FIRST = 1000
+MEMORY_SHARE = 0.8
+PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """Answers requests; `models` are the loaded subjects by number, with their stopwatches."""
+
+    def __init__(self, replies: IO[str]) -> None:
+        self.replies = replies
+        self.models: dict[int, tuple[Any, Stopwatch]] = {}
+        self.backend: Backend
+        self.sentinel: Stopwatch
+        self.pace: Pace
+
+    def setup(self, backend: str, settings: dict[str, Any], pace: dict[str, Any], cpus: list[int]) -> None:
+        if cpus and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cpus)
+        if settings["device"] == "cpu":
+            limit_memory()
+        self.backend = backends.get(backend)(Settings(**settings))
+        self.sentinel = self.backend.sentinel()
+        self.pace = Pace(**pace)
+        self.say(ready=True, pid=os.getpid())
+
+    def load(self, item: int, subject: dict[str, str]) -> None:
+        """Compile one subject and run it once."""
+        self.say(at=item, doing="compile")
+        start = time.perf_counter()
+        try:
+            model = self.backend.compile(Subject(**subject))  # type: ignore[arg-type]
+            once = self.backend.stopwatch(model)
+            compiled = time.perf_counter() - start
+            once()
+        except Exception as error:
+            self.say(failed=item, reason=one_line(error))
+            return
+        self.models[item] = model, once
+        self.say(loaded=item, seconds=compiled)
+
+    def round(self, order: list[int]) -> None:
+        """A sample block of each loaded subject in `order`, between two runs of the sentinel."""
+        for item in order:
+            self.say(at=item, doing="run")
+            try:
+                once = self.models[item][1]
+                started = time.time()
+                before = run_sentinel(self.sentinel)
+                warm = warm_up(once, self.pace.warmup_s)
+                times = take_block(once, self.pace)
+                after = run_sentinel(self.sentinel)
+            except Exception as error:
+                self.say(failed=item, reason=one_line(error))
+                continue
+            self.say(block=item, started=started, times=times, sentinel=before + after, warmup_ns=warm)
+        self.say(end=True)
+
+    def unload(self) -> None:
+        for model, _ in self.models.values():
+            self.backend.close(model)
+        self.models.clear()
+        self.say(end=True)
+
+    def say(self, **message: Any) -> None:
+        self.replies.write(json.dumps(message) + "\n")
+        self.replies.flush()
+
+    def serve(self, requests: IO[str]) -> None:
+        actions = {"setup": self.setup, "load": self.load, "round": self.round, "unload": self.unload}
+        for line in requests:
+            message = json.loads(line)
+            actions[message.pop("do")](**message)
+
+
+def one_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its message."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
+
+
+def limit_memory() -> None:
+    """Make an allocation fail once the process holds 80 % of what is free now, before the machine runs out."""
+    import psutil
+
+    with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
+        import resource
+
+        limit = int(MEMORY_SHARE * psutil.virtual_memory().available)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def die_with_parent() -> None:
+    """Be killed when the parent dies (beside the end of input), and be the first to go when memory runs out."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_FIRST))
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> None:
+    """Serve requests from standard input; what libraries print goes to standard error, not between the replies."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    Worker(replies).serve(sys.stdin)
+
+
+if __name__ == "__main__":
+    main()
