@@ -1,0 +1,166 @@
+"""What every log reader shares: records, the reader's contract, the registry, and careful reading of text."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hwnas.core.config import Config
+from hwnas.core.errors import ParseError
+from hwnas.core.registry import Registry
+from hwnas.core.table import Cost
+
+HEAD_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one log says of one subject.
+
+    Attributes:
+        subject: the name that the log gives to what ran: a folder, a model file, a primitive's key.
+        source: the file that a doubt about it would lead to.
+        costs: metric column (`latency_ms`, `energy_mj`, `throughput_ips`) -> `Cost`.
+        device: what it ran on as the log names it; empty where it does not say.
+        runtime: `vart`, `tensorrt` ...; empty where the log is of no runtime (a power log).
+        runtime_version: major and minor; empty where unknown.
+        precision, batch, threads: as in `Target`; None where the log does not say.
+        details: further figures, units in their names.
+        flags: what a reader of the figures should know, such as `outliers` or `no_idle_baseline`.
+        md5: checksum of the model file that ran, where the log gives it.
+    """
+
+    subject: str
+    source: Path
+    costs: Mapping[str, Cost]
+    device: str = ""
+    runtime: str = ""
+    runtime_version: str = ""
+    precision: str | None = None
+    batch: int | None = None
+    threads: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    md5: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one log holds: its records, and what it tells of the machine.
+
+    `devices` are the devices that the machine is said to hold: a record of another one is refused.
+    """
+
+    records: tuple[Record, ...]
+    source: Path
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+
+
+class ColumnMapping(Config):
+    """Which columns of a CSV file hold what, for logs that no reader knows."""
+
+    delimiter: str = ","
+    time: str | None = None
+    time_unit: str = "s"
+    rails: dict[str, str] = {}
+    power_unit: str = "mW"
+    start: float | None = None
+    end: float | None = None
+    inferences: int | None = None
+    subject: str | None = None
+    metrics: dict[str, str] = {}
+    device: str = ""
+    runtime: str = "csv"
+    precision: str = "fp32"
+    batch: int = 1
+
+
+class Reader(ABC):
+    """One log format."""
+
+    @abstractmethod
+    def matches(self, path: Path, head: bytes) -> bool:
+        """Whether the file that begins with `head` (its first 4096 bytes) is of this format."""
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """Every file of the log that `path` belongs to, `path` included; they are read as one."""
+        return (path,)
+
+    @abstractmethod
+    def read(self, path: Path) -> Reading:
+        """Read the file and those that belong to it; raises `ParseError` with file and line."""
+
+
+parsers: Registry[type[Reader]] = Registry(
+    "parser", tuple(f"hwnas.parse.{module}" for module in ("vaitrace", "vaitrace_text", "xdputil", "rails"))
+)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text log; raises `ParseError` where it is missing, empty, compressed, or no UTF-8 text."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ParseError(path, f"cannot be read ({error.strerror or error})") from error
+    refuse_binary(path, data[:HEAD_BYTES])
+    if not data.strip():
+        raise ParseError(path, "the file is empty; copy it from the board again")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ParseError(path, "not UTF-8 text", data[: error.start].count(b"\n") + 1) from error
+    if "\0" in text:
+        raise ParseError(path, "holds NUL characters, as a damaged file does", text[: text.index("\0")].count("\n") + 1)
+    return text.replace("\r\n", "\n").split("\n")
+
+
+def refuse_binary(path: Path, head: bytes) -> None:
+    """Raise `ParseError` for the binary files that are offered as logs."""
+    if head[:2] == b"\x1f\x8b":
+        raise ParseError(
+            path,
+            "a gzip file (vaitrace --xat writes a compressed pickle, which can run code): not read; "
+            "give the folder of CSV files instead",
+        )
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+        raise ParseError(path, "a pickle, which can run code: not read; give the tool's text or CSV output instead")
+
+
+def number(path: Path, line: int, text: str, what: str, least: float = 0.0) -> float:
+    """`text` as a finite number of at least `least`; raises `ParseError`."""
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise ParseError(path, f"{what} is {text.strip()!r}, expected a number", line) from error
+    if not math.isfinite(value) or value < least:
+        raise ParseError(path, f"{what} is {text.strip()}, expected a finite number of at least {least:g}", line)
+    return value
+
+
+def count(path: Path, line: int, text: str, what: str, least: int = 0) -> int:
+    """`text` as an integer of at least `least`; raises `ParseError`."""
+    text = text.strip()
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise ParseError(path, f"{what} is {text!r}, expected an integer of at least {least}", line)
+    return int(text)
+
+
+def median_cost(values: ArrayLike) -> Cost:
+    """Median of repeated measurements with its distribution-free 95 % interval.
+
+    The interval's ends are order statistics: ranks n/2 +- 1.96 sqrt(n)/2 of the sorted sample (Conover, Practical
+    Nonparametric Statistics, 3rd edition, section 3.2), the sample's own ends where it is small.
+    """
+    ordered: NDArray[np.float64] = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(ordered)
+    half = 0.98 * math.sqrt(n)
+    low, high = max(0, math.floor(n / 2 - half)), min(n - 1, math.ceil(n / 2 + half))
+    return Cost(float(np.median(ordered)), float(ordered[low]), float(ordered[high]), n, "imported")

@@ -1,0 +1,255 @@
+"""`parse`: logs in, one cost table out, with a list of everything that is not in it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hwnas import __version__
+from hwnas.core.errors import InputError, ParseError
+from hwnas.core.files import write_text
+from hwnas.core.table import Cost, CostTable
+from hwnas.core.target import Target
+from hwnas.parse.base import HEAD_BYTES, ColumnMapping, Reader, Reading, Record, parsers, refuse_binary
+from hwnas.parse.rails import MappedColumns
+from hwnas.parse.subjects import MANIFEST, Subjects
+from hwnas.spaces import SearchSpace
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record, and the primitive's key or the architecture that it is of; both None where it matches none."""
+
+    record: Record
+    primitive: str | None = None
+    arch: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        r = self.record
+        row: dict[str, Any] = {"subject": r.subject, "primitive": self.primitive, "arch": self.arch}
+        for metric, cost in r.costs.items():
+            row |= {metric: cost.value, f"{metric}_low": cost.low, f"{metric}_high": cost.high, f"{metric}_n": cost.n}
+        row = {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
+        return row | dict(r.details) | {"device": r.device, "flags": " ".join(r.flags), "source": str(r.source)}
+
+
+@dataclass(frozen=True)
+class ParseReport:
+    """What came of a parse.
+
+    Attributes:
+        table: costs of the primitives; None where no record is of one.
+        entries: every record, matched or not.
+        unread: files that no reader knows.
+        refused: logs that cannot be trusted, with the reason; empty unless `keep_going` was asked for.
+    """
+
+    table: CostTable | None
+    entries: tuple[Entry, ...]
+    unread: tuple[Path, ...] = ()
+    refused: tuple[ParseError, ...] = ()
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def unmatched(self) -> tuple[Entry, ...]:
+        """Records that are of no primitive of the space and of no network of a bundle."""
+        return tuple(e for e in self.entries if e.primitive is None and e.arch is None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "n_records": len(self.entries),
+            "n_primitives": len(self.table.rows) if self.table else 0,
+            "target": self.table.target.to_json() if self.table else None,
+            "records": [entry.to_json() for entry in self.entries],
+            "unmatched": [entry.record.subject for entry in self.unmatched],
+            "unread": [str(path) for path in self.unread],
+            "refused": [str(error) for error in self.refused],
+        }
+
+    def save(self, out: str | Path) -> list[Path]:
+        """Write the cost table to `out` (.csv, with its manifest) and every record to `NAME.records.csv` beside it."""
+        out = Path(out)
+        if out.suffix != ".csv":
+            raise InputError(f"{out}: the table is written as CSV; choose a name that ends in .csv")
+        rows = [entry.to_json() for entry in self.entries]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        records = out.with_name(f"{out.stem}.records.csv")
+        write_text(records, text.getvalue())
+        if self.table is None:
+            return [records]
+        self.table.save(out)
+        return [out, out.with_suffix(".json"), records]
+
+
+def parse(
+    paths: Iterable[str | Path],
+    format: str = "auto",
+    space: SearchSpace | None = None,
+    out: str | Path | None = None,
+    mapping: ColumnMapping | None = None,
+    keep_going: bool = False,
+) -> ParseReport:
+    """Read logs and write what they say as a cost table of origin `imported`.
+
+    Args:
+        paths: files and folders; folders are searched through.
+        format: a registered format, or `auto`, which recognises each file from its content.
+        space: the primitives that the table is to hold; every describable primitive where None.
+        out: where to write the table (`ParseReport.save`); nothing is written where None.
+        mapping: how to read CSV files that no reader knows.
+        keep_going: list refused logs in the report instead of raising the first one's error.
+
+    Raises `ParseError` (file and line) for logs that cannot be trusted or contradict each other, `InputError` for
+    paths without logs.
+    """
+    files, manifests = _files(paths)
+    readings, unread, refused = _read_all(files, format, mapping)
+    if refused and not keep_going:
+        if len(refused) > 1:
+            refused[0].args = (
+                f"{refused[0]} (and {len(refused) - 1} more logs refused; --keep-going leaves them out)",
+            )
+        raise refused[0]
+    if not readings:
+        raise (
+            refused[0]
+            if refused
+            else InputError(
+                f"no log in {', '.join(map(str, paths))}: known formats are {', '.join(parsers)}; "
+                "read other CSV files with a column mapping"
+            )
+        )
+    records = [record for reading in readings for record in reading.records]
+    _check_devices(readings)
+    subjects = Subjects(space, manifests)
+    entries = []
+    for record in records:
+        primitive = subjects.find(record)
+        entries.append(Entry(record, primitive.key if primitive else None, subjects.architecture(record)))
+    environment = {key: value for reading in readings for key, value in reading.environment.items()}
+    table = _table(entries, environment, space)
+    report = ParseReport(table, tuple(entries), tuple(unread), tuple(refused), environment)
+    if out is not None:
+        report.save(out)
+    return report
+
+
+def _files(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
+    """Every file to look at, named ones first, and the bundle manifests among them or above them."""
+    files: list[Path] = []
+    manifests: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"no log at {path}")
+        found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        files += [p for p in found if p.name != MANIFEST]
+        manifests += [p for p in found if p.name == MANIFEST]
+        manifests += [p / MANIFEST for p in path.resolve().parents[:2] if (p / MANIFEST).is_file()]
+    return list(dict.fromkeys(files)), list(dict.fromkeys(manifests))
+
+
+def _read_all(
+    files: Sequence[Path], format: str, mapping: ColumnMapping | None
+) -> tuple[list[Reading], list[Path], list[ParseError]]:
+    readings: list[Reading] = []
+    refused: list[ParseError] = []
+    unread: list[Path] = []
+    taken: set[Path] = set()
+    for path in files:
+        if path in taken:
+            continue
+        try:
+            reader = _reader(path, format, mapping)
+            if reader is None:
+                unread.append(path)
+                continue
+            taken.update(reader.files(path))
+            readings.append(reader.read(path))
+        except ParseError as error:
+            refused.append(error)
+    return readings, [path for path in unread if path not in taken], refused
+
+
+def _reader(path: Path, format: str, mapping: ColumnMapping | None) -> Reader | None:
+    if format != "auto":
+        return parsers.get(format)()
+    with path.open("rb") as handle:
+        head = handle.read(HEAD_BYTES)
+    refuse_binary(path, head)
+    known = [name for name in parsers if parsers.get(name)().matches(path, head)]
+    if len(known) > 1:
+        raise ParseError(path, f"may be of the formats {', '.join(known)}; name one with --format")
+    if known:
+        return parsers.get(known[0])()
+    return MappedColumns(mapping) if mapping is not None and path.suffix == ".csv" else None
+
+
+def _check_devices(readings: list[Reading]) -> None:
+    """One table is of one device: refuse a log of another one among the others."""
+    stated = {device: reading.source for reading in readings for device in reading.devices}
+    records = [record for reading in readings for record in reading.records if record.device]
+    for record in records:
+        if record.device != records[0].device:
+            raise ParseError(
+                record.source,
+                f"is of {record.device}, but {records[0].source} is of {records[0].device}: "
+                "one table is of one board; parse them apart",
+            )
+        if stated and record.device not in stated:
+            path = next(iter(stated.values()))
+            raise ParseError(
+                record.source, f"is of {record.device}, but {path} says the board holds {', '.join(stated)}"
+            )
+
+
+def _table(entries: list[Entry], environment: dict[str, Any], space: SearchSpace | None) -> CostTable | None:
+    rows: dict[str, dict[str, Cost]] = {}
+    sources: dict[tuple[str, str], Record] = {}
+    for entry in entries:
+        if entry.primitive is None:
+            continue
+        for metric, cost in entry.record.costs.items():
+            first = sources.setdefault((entry.primitive, metric), entry.record)
+            if first is not entry.record and first.costs[metric] != cost:
+                raise ParseError(
+                    entry.record.source,
+                    f"gives {metric} of {entry.primitive} as {cost.value:g}, {first.source} as "
+                    f"{first.costs[metric].value:g}: two measurements of one primitive; leave one out",
+                )
+            rows.setdefault(entry.primitive, {})[metric] = cost
+    if not rows:
+        return None
+    used = [entry.record for entry in entries if entry.primitive is not None]
+    manifest = {
+        "parsed_by": f"hwnas {__version__}",
+        "space": space.spec if space else None,
+        "environment": environment,
+        "sources": sorted({str(record.source) for record in used}),
+        "flags": {record.subject: list(record.flags) for record in used if record.flags},
+    }
+    return CostTable(_target(used, environment), rows, manifest)
+
+
+def _target(records: list[Record], environment: dict[str, Any]) -> Target:
+    """The target that all records share; a record that leaves a field open says nothing about it."""
+    values: dict[str, Any] = {"device": "unknown", "runtime": "unknown"}
+    for record in records:
+        for name in ("device", "runtime", "runtime_version", "precision", "batch", "threads"):
+            value = getattr(record, name)
+            if value in (None, ""):
+                continue
+            if values.get(name, "unknown") not in ("unknown", value):
+                raise ParseError(
+                    record.source, f"has {name} {value}, the logs before it {values[name]}: parse them apart"
+                )
+            values[name] = value
+    if environment.get("runtime_version"):
+        values["runtime_version"] = environment["runtime_version"]
+    return Target(**values, origin="imported")

@@ -1,0 +1,104 @@
+"""From the name that a log gives to what ran, to the primitive it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hwnas.core.errors import InputError, ParseError
+from hwnas.core.files import read_json
+from hwnas.parse.base import Record
+from hwnas.spaces import Primitive, SearchSpace
+from hwnas.spaces.mobile import conv, div8, linear, mbconv, pool
+
+MANIFEST = "hwnas_bundle.json"
+_FIELD = re.compile(
+    r"(?:^|[-_ ])(in|out|k|e|s|act|use_se|se)[-_=]?"
+    r"([0-9]+(?:x[0-9]+)*|True|False|h_swish|h_sigmoid|relu6|relu|swish|none)"
+    r"(?=[-_ ]|$|\[|\.)"
+)
+
+
+class Subjects:
+    """Finds the primitive of a record.
+
+    A bundle's manifest ties the models it holds to their primitives; a primitive's key says it itself; and a name in
+    the notation of the Once-For-All latency data set, such as
+    `ResidualBlock-in_136x14x14-out_136-k_7-e_3-s_1-act_h_swish-use_se_True`, describes the block in words.
+    """
+
+    def __init__(self, space: SearchSpace | None, manifests: list[Path]) -> None:
+        self._space = {p.key: p for p in space.primitives()} if space is not None else None
+        self._models: dict[str, dict[str, Any]] = {}
+        for path in manifests:
+            self._models.update(_read_manifest(path))
+
+    def find(self, record: Record) -> Primitive | None:
+        """The primitive that ran, or None where it is none (of the space, where one is given).
+
+        Raises `ParseError` where the model that ran is not the one of the manifest.
+        """
+        model = self._models.get(record.subject)
+        if model is not None:
+            if record.md5 and model.get("md5") and record.md5 != model["md5"]:
+                raise ParseError(
+                    record.source, f"ran a model of MD5 {record.md5}, the manifest's {record.subject} is {model['md5']}"
+                )
+            candidates = [Primitive.from_key(model["primitive"])] if "primitive" in model else []
+        else:
+            candidates = _described(record.subject)
+        if self._space is not None:
+            return next((p for p in candidates if p.key in self._space), None)
+        return candidates[0] if candidates else None
+
+    def architecture(self, record: Record) -> str | None:
+        """The architecture's notation, where the bundle's model is a whole network."""
+        arch = self._models.get(record.subject, {}).get("arch")
+        return str(arch) if arch is not None else None
+
+
+def _read_manifest(path: Path) -> Mapping[str, dict[str, Any]]:
+    manifest = read_json(path, "bundle's manifest")
+    models = manifest.get("models")
+    if manifest.get("kind") != "hwnas_bundle" or not isinstance(models, dict):
+        raise ParseError(path, "not the manifest of a bundle that hwnas wrote")
+    return models
+
+
+def _described(name: str) -> list[Primitive]:
+    """The primitives that a name may mean, the likelier first."""
+    if ":" in name:
+        try:
+            return [Primitive.from_key(name)]
+        except InputError:
+            return []
+    fields = dict(_FIELD.findall(name))
+    kind = re.match(r"[A-Za-z]*", name)
+    shape = tuple(int(side) for side in fields.get("in", "").split("x") if side.isdigit())
+    try:
+        return _build(kind[0].lower() if kind else "", shape, fields)
+    except (KeyError, ValueError, InputError):
+        return []
+
+
+def _build(kind: str, shape: tuple[int, ...], fields: dict[str, str]) -> list[Primitive]:
+    if kind.startswith(("globalavgpool", "adaptiveavgpool", "avgpool", "pool")) and len(shape) == 3:
+        return [pool(shape)]
+    out = int(fields["out"])
+    if kind.startswith(("linear", "gemm", "dense")) and len(shape) in (1, 3):
+        return [linear(shape if len(shape) == 3 else (*shape, 1, 1), out), linear(shape, out)]
+    if len(shape) != 3:
+        return []
+    act, kernel = fields["act"], int(fields["k"])
+    if kind.startswith("conv"):
+        stride = [int(fields["s"])] if "s" in fields else [1, 2]
+        return [conv(shape, out, kernel, s, act, bn) for s in stride for bn in (1, 0)]
+    if kind.startswith(("residualblock", "mbconv", "mbinvertedconv", "dynamicmbconv")):
+        expansion = int(fields["e"])
+        wide = div8(shape[0] * expansion)
+        squeezed = div8(wide / 4) if fields.get("use_se", fields.get("se")) in ("True", "1") else 0
+        block = (kernel, int(fields["s"]), wide if expansion > 1 else 0)
+        return [mbconv(shape, out, *block, act, squeezed)]
+    return []
