@@ -234,6 +234,16 @@ class SearchSpace(ABC):
         """Learnable parameters of each architecture, shape (n,)."""
         return self.total([p.parameters for p in self.primitives()], population)
 
+    # what a space knows beyond its blocks
+
+    def equal_cost(self, population: ArrayLike) -> Population:
+        """A representative of the genotypes whose cost must be the same, shape (n, genes); the canonical one here."""
+        return self.canonical(population)
+
+    def features(self, population: ArrayLike) -> NDArray[np.float64]:
+        """Features of topology that the multiset of blocks does not tell, shape (n, features); none here."""
+        return np.zeros((len(self.check(population)), 0))
+
     # one network
 
     def graph(self, row: ArrayLike) -> Graph:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from hwnas.spaces.base import Gene, Population, SearchSpace, Slot, bad_architecture, spaces
 from hwnas.spaces.graph import Graph, GraphNode
@@ -86,6 +86,20 @@ class NasBench201(SearchSpace):
         )
         return (*slots, *(Slot((), make, searchable=False) for make in head))
 
+    def equal_cost(self, population: ArrayLike) -> Population:
+        """The smaller of a cell and its copy with the two middle nodes swapped, where no edge joins them."""
+        array = self.canonical(population)
+        swapped = array[:, [1, 0, 2, 3, 5, 4]]
+        wins = np.zeros(len(array), dtype=bool)
+        for gene in reversed(range(array.shape[1])):
+            wins = (swapped[:, gene] < array[:, gene]) | ((swapped[:, gene] == array[:, gene]) & wins)
+        apart = array[:, EDGES.index((1, 2))] == OPERATIONS.index("none")
+        return np.where((apart & wins)[:, None], swapped, array)
+
+    def features(self, population: ArrayLike) -> NDArray[np.float64]:
+        """See `cell_features`."""
+        return cell_features(self.check(population))
+
     def connect(self, row: Population, running: list[Primitive]) -> Graph:
         queue, nodes = iter(running), []
 
@@ -101,6 +115,51 @@ class NasBench201(SearchSpace):
         for _ in range(3):
             x = run(x)
         return Graph(running[0].inputs, tuple(nodes), self.bn_eps)
+
+
+PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))
+
+
+def cell_features(population: Population) -> NDArray[np.float64]:
+    """What is executed in a cell and what of it reaches the output, shape (n, features).
+
+    For each operation: how many edges have it, how many of those receive something other than zeros, and how many lie
+    on a path that carries the input to the output. Then the number of such paths, the longest and shortest in
+    operations that compute, whether anything reaches the output, and for each of the four paths its operations.
+    """
+    alive = population != OPERATIONS.index("none")
+    fed = _nodes_fed(alive)
+    on_path = np.zeros_like(alive)
+    paths = np.stack([alive[:, path].all(axis=1) for path in PATHS], axis=1)
+    for number, path in enumerate(PATHS):
+        on_path[:, path] |= paths[:, [number]]
+    receives = np.stack([fed[:, source] for source, _ in EDGES], axis=1)
+    counts = [
+        ((population == operation) & mask).sum(axis=1)
+        for operation in range(1, len(OPERATIONS))
+        for mask in (alive, alive & receives, on_path)
+    ]
+    computes = population >= OPERATIONS.index("nor_conv_1x1")
+    lengths = np.stack([computes[:, path].sum(axis=1) for path in PATHS], axis=1)
+    longest = np.where(paths, lengths, 0).max(axis=1)
+    shortest = np.where(paths, lengths, len(PATHS)).min(axis=1)
+    along = [
+        ((population[:, path] == operation).sum(axis=1) * paths[:, number])
+        for number, path in enumerate(PATHS)
+        for operation in range(1, len(OPERATIONS))
+    ]
+    merged = [alive[:, _edges_into(target)].sum(axis=1) for target in range(1, NODES)]
+    rows = [*counts, paths.sum(axis=1), longest, shortest, paths.any(axis=1), *along, *merged]
+    return np.stack(rows, axis=1).astype(np.float64)
+
+
+def _nodes_fed(alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which nodes receive anything of the cell's input, shape (n, nodes)."""
+    fed = np.zeros((len(alive), NODES), dtype=bool)
+    fed[:, 0] = True
+    for gene, (source, target) in enumerate(EDGES):
+        fed[:, target] |= alive[:, gene] & fed[:, source]
+    return fed
 
 
 def _edges_into(target: int) -> list[int]:

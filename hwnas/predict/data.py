@@ -1,0 +1,166 @@
+"""Measured networks: what a predictor learns from, read from a run folder or a Parquet or CSV table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.core.errors import HwnasError, InputError, UnknownNameError
+from hwnas.core.files import read_json
+from hwnas.core.table import CostTable
+from hwnas.core.units import Quantity, quantity_of
+from hwnas.predict.base import Array, check_values
+from hwnas.predict.intervals import genotype_groups
+from hwnas.spaces import SearchSpace
+
+NETWORKS = "networks.parquet"
+GROUPING = "unique_index"
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Measured networks of one space.
+
+    Attributes:
+        population: canonical genotypes (n, genes).
+        values: the metric, (n,).
+        groups: (n,); rows of one group measure the same thing and never stand on both sides of a split.
+        copies: (n,) or None; rows that share a number are copies of one measurement, not repeats.
+        left_out: rows of the source without a value, or whose measurement failed.
+        target: what they were measured on, where the source says so.
+        table: the cost table that stands beside them, if any.
+    """
+
+    space: SearchSpace
+    metric: str
+    population: NDArray[np.int16]
+    values: Array
+    groups: NDArray[np.int64]
+    copies: NDArray[Any] | None = None
+    left_out: int = 0
+    target: dict[str, Any] | None = None
+    table: CostTable | None = None
+
+    @property
+    def quantity(self) -> Quantity:
+        return quantity_of(self.metric)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def rows(self, index: NDArray[Any]) -> Measurements:
+        """The rows at `index` (numbers or a mask)."""
+        copies = None if self.copies is None else self.copies[index]
+        return replace(
+            self, population=self.population[index], values=self.values[index], groups=self.groups[index], copies=copies
+        )
+
+
+def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Measurements:
+    """Read a run folder (`networks.parquet`) or a table with the column `arch`; columns not asked for are ignored.
+
+    Rows without a value, or with the verdict `failed`, are left out and counted. Raises `InputError` where the file,
+    a column, an architecture or a value cannot be used.
+    """
+    path = Path(source)
+    quantity = quantity_of(metric)
+    run = path / NETWORKS if path.is_dir() else None
+    if run is not None and not run.is_file():
+        raise InputError(f"{path} is no run folder with measured networks ({NETWORKS} is missing)")
+    wanted = ["arch", metric, f"{metric}_verdict", GROUPING]
+    columns = read_columns(run or path, wanted, required=("arch", metric))
+    raw = _numbers(columns[metric], metric, path)
+    keep = ~np.isnan(raw)
+    if f"{metric}_verdict" in columns:
+        keep &= np.array([verdict != "failed" for verdict in columns[f"{metric}_verdict"]])
+    if not keep.any():
+        raise InputError(f"{path}: {metric} has no value in any of its {len(raw)} rows")
+    values = _checked(raw, keep, quantity, metric, path)
+    population = parse_archs(space, columns["arch"], path, keep)
+    copies = np.array(columns[GROUPING])[keep] if GROUPING in columns else None
+    target = read_json(path / "run.json").get("target") if run and (path / "run.json").is_file() else None
+    table = CostTable.load(path) if run and (path / "table.csv").is_file() else None
+    return Measurements(
+        space, metric, population, values, _groups(population, copies), copies, int((~keep).sum()), target, table
+    )
+
+
+def parse_archs(space: SearchSpace, texts: Sequence[Any], path: Path, keep: NDArray[np.bool_]) -> NDArray[np.int16]:
+    """Canonical genotypes of the rows kept; raises `InputError` that names the file and the first bad row."""
+    rows = [int(row) for row in np.flatnonzero(keep)]
+    try:
+        return space.parse_many([str(texts[row]) for row in rows])
+    except HwnasError as error:
+        for row in rows:
+            try:
+                space.parse_many([str(texts[row])])
+            except HwnasError as first:
+                raise InputError(f"{path}: row {row}: {first}") from error
+        raise
+
+
+def read_columns(path: Path, wanted: Sequence[str], required: Sequence[str]) -> dict[str, list[Any]]:
+    """The columns of `wanted` that a Parquet or CSV file has; raises `InputError` where one of `required` is absent."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    if not path.is_file():
+        raise InputError(f"no run folder and no table at {path}")
+    try:
+        if path.suffix == ".csv":
+            as_text = csv.ConvertOptions(column_types={"arch": pa.string()})
+            table = csv.read_csv(path, convert_options=as_text)
+            names = table.schema.names
+        else:
+            names = parquet.read_schema(path).names
+            table = parquet.read_table(path, columns=[name for name in wanted if name in names])
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        form = "CSV" if path.suffix == ".csv" else "Parquet"
+        raise InputError(f"{path}: not readable as {form} ({reason})") from error
+    for name in required:
+        if name not in names:
+            raise InputError(f"{path}: {UnknownNameError('column', name, names)}")
+    return {name: table.column(name).to_pylist() for name in wanted if name in names}
+
+
+def _numbers(cells: list[Any], metric: str, path: Path) -> Array:
+    try:
+        return np.array([np.nan if cell is None else float(cell) for cell in cells])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: column {metric} holds something that is no number ({error})") from error
+
+
+def _checked(raw: Array, keep: NDArray[np.bool_], quantity: Quantity, metric: str, path: Path) -> Array:
+    try:
+        return check_values(raw[keep], quantity, metric)
+    except InputError:
+        position = np.flatnonzero(keep)
+        for row in position:
+            try:
+                check_values(raw[row : row + 1], quantity, metric)
+            except InputError as error:
+                raise InputError(
+                    f"{path}: {metric} of row {row} is {raw[row]:g}, which no measurement gives; remove the row"
+                ) from error
+        raise
+
+
+def _groups(population: NDArray[np.int16], copies: NDArray[Any] | None) -> NDArray[np.int64]:
+    """Rows of equal genotype share a group, and so do rows that are copies, and what the two join."""
+    groups = genotype_groups(population)
+    if copies is None:
+        return groups
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    other = np.unique(copies, return_inverse=True)[1].reshape(-1) + groups.max() + 1
+    size = int(other.max()) + 1
+    edges = coo_matrix((np.ones(len(groups)), (groups, other)), shape=(size, size))
+    labels: NDArray[np.int64] = connected_components(edges, directed=False)[1]
+    return labels[groups].astype(np.int64)

@@ -1,0 +1,146 @@
+"""Saved predictors: a folder of `model.json` and arrays in safetensors. Nothing in it can run code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import hwnas
+from hwnas.core.errors import InputError
+from hwnas.core.files import read_json
+from hwnas.predict.base import Predictor, predictors
+from hwnas.predict.intervals import Calibration
+from hwnas.spaces import get_space
+
+SCHEMA = 1
+MODEL, ARRAYS = "model.json", "arrays.safetensors"
+FIELDS = ("space", "predictor", "options", "metric", "scale", "domain")
+
+
+def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
+    """Write a fitted model, with its intervals' calibration, to `folder`, which is whole or not there.
+
+    Args:
+        provenance: what else to keep in `model.json` (target, seed, data, scores).
+    """
+    from safetensors.numpy import save
+
+    arrays = {f"model.{name}": array for name, array in model._state().items()}
+    if model.costs is not None:
+        arrays["costs"] = model.costs
+    if model._training is not None or model.calibration is not None:
+        arrays |= {f"calibration.{name}": array for name, array in model.calibrated().to_arrays().items()}
+    document = {
+        "kind": "predictor",
+        "schema": SCHEMA,
+        "hwnas": hwnas.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "space": model.space.spec,
+        "predictor": model.name,
+        "options": model.options,
+        "metric": model.metric,
+        "quantity": model.quantity.name,
+        "unit": model.quantity.unit,
+        "scale": model._scale,
+        "domain": {
+            gene.name: gene.choices[value]
+            for gene, value in zip(model.space.genes, model.fixed, strict=True)
+            if value >= 0
+        },
+        **(provenance or {}),
+    }
+    files = {
+        MODEL: (json.dumps(document, indent=2, allow_nan=False) + "\n").encode(),
+        ARRAYS: save({name: np.ascontiguousarray(array) for name, array in arrays.items()}),
+    }
+    write_folder(folder, files)
+
+
+def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
+    """Write `files` beside `folder` and rename; a model that stood there is replaced, anything else is an error."""
+    final = Path(folder)
+    if final.exists() and not (final / MODEL).is_file() and not (final.is_dir() and not any(final.iterdir())):
+        raise InputError(f"{final} exists and is no saved predictor; choose another --out")
+    temporary = None
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+        for name, data in files.items():
+            with (temporary / name).open("wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.replace(final)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {final}: {error.strerror or error}; choose another --out or free some space"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_predictor(folder: str | Path) -> Predictor:
+    """Read a saved predictor; raises `InputError` where the folder is no model, is damaged, or of another version."""
+    folder = Path(folder)
+    document = read_document(folder)
+    space = get_space(document["space"])
+    kind = predictors.get(document["predictor"])
+    model = kind.__new__(kind)
+    model.space = space
+    arrays = _read_arrays(folder / ARRAYS)
+    try:
+        model._open(document["metric"], document["options"], arrays.get("costs"))
+        model._scale = float(document["scale"])
+        for index, gene in enumerate(space.genes):
+            if gene.name in document["domain"]:
+                model.fixed[index] = gene.choices.index(document["domain"][gene.name])
+        model._restore(_under("model.", arrays))
+        if calibration := _under("calibration.", arrays):
+            model.calibration = Calibration.from_arrays(calibration)
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(f"{folder}: a damaged predictor ({type(error).__name__}: {error}); fit it again") from error
+    return model
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """`model.json`, checked to be a predictor of this schema with all fields."""
+    document = read_json(folder / MODEL, "saved predictor")
+    if document.get("kind") != "predictor" or document.get("schema") != SCHEMA:
+        raise InputError(
+            f"{folder / MODEL}: not a predictor of schema {SCHEMA} "
+            f"(kind {document.get('kind')!r}, schema {document.get('schema')!r})"
+        )
+    missing = [field for field in FIELDS if field not in document]
+    if missing:
+        raise InputError(f"{folder / MODEL}: a damaged predictor: {', '.join(missing)} missing; fit it again")
+    return document
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays: dict[str, NDArray[Any]] = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: not readable as safetensors ({error}); fit the predictor again") from error
+    return arrays
+
+
+def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

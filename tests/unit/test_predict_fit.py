@@ -1,0 +1,244 @@
+"""Fitting from files, evaluation and saved models."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hwnas.core.errors import DomainError, InputError, UnknownNameError
+from hwnas.core.table import Cost, CostTable
+from hwnas.core.target import Target
+from hwnas.predict import fit_predictor, load_predictor, predict, predict_file, read_measurements
+from hwnas.predict.evaluation import noise_floor, split
+from hwnas.spaces import SearchSpace, get_space
+
+METRICS = {
+    "rmse", "mape", "medape", "within_5", "within_10", "spearman", "kendall", "coverage_90", "interval_score_90",
+}  # fmt: skip
+
+
+def table_of(space: SearchSpace) -> CostTable:
+    rows = {p.key: {"latency_ms": Cost(0.02 + p.macs / 1e7, verdict="steady")} for p in space.primitives()}
+    return CostTable(Target("toy", "torch"), rows, {"space": space.spec})
+
+
+def write(path: Path, space: SearchSpace, n: int = 120, **columns: object) -> Path:
+    population = space.sample(n, 0)
+    latency = space.total(table_of(space).vector(space, "latency_ms"), population)
+    noisy = latency * np.random.default_rng(0).normal(1, 0.01, n)
+    archs = [space.format(row) for row in population]
+    pq.write_table(pa.table({"arch": archs, "phone_ms": noisy, "what": ["x"] * n, **columns}), path)
+    return path
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return get_space("nasbench-macro")
+
+
+@pytest.fixture
+def source(space: SearchSpace, tmp_path: Path) -> Path:
+    return write(tmp_path / "measured.parquet", space)
+
+
+def test_report_has_the_promised_fields(source: Path, space: SearchSpace) -> None:
+    report = fit_predictor(source, space, "phone_ms", model="ridge", table=table_of(space), train=80, test=30).to_json()
+    assert (report["n_train"], report["n_test"], report["scored_on"]) == (80, 30, "test")
+    assert set(report["metrics"]) == METRICS
+    assert set(report["baselines"]) == {"flops", "ridge", "sum"}
+    assert all(set(metrics) == METRICS for metrics in report["baselines"].values())
+    assert report["metrics"] == report["baselines"]["ridge"]
+    assert 0.5 < report["metrics"]["mape"] < 3
+    json.dumps(report, allow_nan=False)
+
+
+def test_without_test_rows_scores_are_cross_validated(source: Path, space: SearchSpace) -> None:
+    report = fit_predictor(source, space, "phone_ms", model="ridge").to_json()
+    assert (report["n_train"], report["n_test"], report["scored_on"]) == (120, 0, "cross-validation")
+    assert report["metrics"]["mape"] > 0.5
+
+
+def test_architectures_never_stand_on_both_sides(tmp_path: Path, space: SearchSpace) -> None:
+    path = write(tmp_path / "t.parquet", space, unique_index=[i // 4 for i in range(120)])
+    data = read_measurements(path, space, "phone_ms")
+    for seed in range(5):
+        train, test = split(data, 60, 30, seed)
+        assert test is not None and (len(train), len(test)) == (60, 30)
+        assert not set(train.groups) & set(test.groups)
+        keys = [{tuple(row) for row in part.population.tolist()} for part in (train, test)]
+        assert not keys[0] & keys[1]
+
+
+def test_noise_of_repeats_is_found(tmp_path: Path, space: SearchSpace) -> None:
+    population = np.repeat(space.distinct(space.sample(300, 0))[:200], 2, axis=0)
+    values = 10 * np.random.default_rng(0).normal(1, 0.02, len(population))
+    archs = [space.format(row) for row in population]
+    pq.write_table(pa.table({"arch": archs, "phone_ms": values}), tmp_path / "t.parquet")
+    noise = noise_floor(read_measurements(tmp_path / "t.parquet", space, "phone_ms"))
+    assert noise is not None and (noise.pairs, noise.source) == (200, "repeats")
+    assert noise.mape == pytest.approx(100 * 0.02 * np.sqrt(2 / np.pi), rel=0.2)
+
+
+def test_copies_of_one_measurement_are_no_repeats(tmp_path: Path, space: SearchSpace) -> None:
+    population = np.repeat(space.distinct(space.sample(100, 0))[:50], 2, axis=0)
+    columns = {"phone_ms": np.repeat(np.arange(1.0, 51), 2), "unique_index": np.repeat(np.arange(50), 2)}
+    pq.write_table(pa.table({"arch": [space.format(r) for r in population], **columns}), tmp_path / "t.parquet")
+    assert noise_floor(read_measurements(tmp_path / "t.parquet", space, "phone_ms")) is None
+
+
+def test_swapped_middle_nodes_cost_the_same() -> None:
+    space = get_space("nasbench201")
+    cells = space.parse_many([
+        "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|",
+        "|skip_connect~0|+|nor_conv_3x3~0|none~1|+|none~0|nor_conv_1x1~1|avg_pool_3x3~2|",
+        "|skip_connect~0|+|nor_conv_3x3~0|skip_connect~1|+|none~0|nor_conv_1x1~1|avg_pool_3x3~2|",
+    ])  # fmt: skip
+    same = space.equal_cost(cells)
+    assert (same[0] == same[1]).all() and (same[2] == cells[2]).all()
+    everything = space.equal_cost(np.stack(np.meshgrid(*[range(5)] * 6), -1).reshape(-1, 6))
+    assert len(np.unique(everything, axis=0)) == 5**6 - 1500
+    blocks = np.sort(space.blocks(cells), axis=1)
+    assert (blocks[0] == blocks[1]).all()
+
+
+def test_rows_without_a_value_are_left_out_and_counted(tmp_path: Path, space: SearchSpace) -> None:
+    accuracy = [float("nan") if i % 10 == 0 else 60 + i % 7 for i in range(120)]
+    verdict = ["failed" if i == 1 else "steady" for i in range(120)]
+    path = write(tmp_path / "t.parquet", space, top_acc=accuracy, top_acc_verdict=verdict)
+    report = fit_predictor(path, space, "top_acc", model="ridge")
+    assert (report.left_out, report.n_train, report.score) == (13, 107, "kendall")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metric": "phone_mj"}, "unknown column 'phone_mj': did you mean 'phone_ms'"),
+        ({"metric": "what"}, "names no unit"),
+        ({"model": "rigde"}, "did you mean 'ridge'"),
+        ({"score": "mse"}, "unknown score"),
+        ({"train": 0}, "--train is 0"),
+        ({"train": 100, "test": 100}, "ask for fewer"),
+        ({"model": "linear1"}, "needs a cost table"),
+        ({"space": "fbnet"}, "row 0: not an architecture of fbnet"),
+        ({"source": "nowhere.parquet"}, "no run folder and no table"),
+    ],
+)
+def test_bad_requests(source: Path, change: dict[str, object], message: str) -> None:
+    options = {"source": source, "space": "nasbench-macro", "metric": "phone_ms", "model": "ridge", **change}
+    with pytest.raises(InputError, match=message):
+        fit_predictor(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [float("inf"), -2.0])
+def test_bad_values_are_named(tmp_path: Path, space: SearchSpace, bad: float) -> None:
+    path = write(tmp_path / "t.parquet", space, other_ms=[bad if i == 7 else 1.0 + i for i in range(120)])
+    with pytest.raises(InputError, match="other_ms of row 7"):
+        fit_predictor(path, space, "other_ms", model="ridge")
+
+
+def test_constant_target_and_text(tmp_path: Path, space: SearchSpace) -> None:
+    path = write(tmp_path / "t.parquet", space, flat_ms=[1.0] * 120, text_ms=["a"] * 120, none_ms=[float("nan")] * 120)
+    for metric, message in (("flat_ms", "nothing to learn"), ("text_ms", "no number"), ("none_ms", "no value")):
+        with pytest.raises(InputError, match=message):
+            fit_predictor(path, space, metric, model="ridge")
+
+
+def test_csv_and_broken_files(tmp_path: Path, source: Path, space: SearchSpace) -> None:
+    rows = pq.read_table(source).to_pylist()
+    text = "\n".join(["arch,phone_ms", *(f"{row['arch']},{row['phone_ms']!r}" for row in rows)])
+    (tmp_path / "t.csv").write_text(text)
+    from_csv = read_measurements(tmp_path / "t.csv", space, "phone_ms")
+    np.testing.assert_array_equal(from_csv.population, read_measurements(source, space, "phone_ms").population)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(InputError, match="not readable as Parquet"):
+        read_measurements(tmp_path / "broken.parquet", space, "phone_ms")
+
+
+def test_saved_model_predicts_files_without_torch(tmp_path: Path, source: Path, space: SearchSpace) -> None:
+    fit_predictor(source, space, "phone_ms", model="ridge", out=tmp_path / "model", seed=3)
+    result = predict_file(tmp_path / "model", source, tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.schema.names == ["arch", "phone_ms", "what", "prediction", "lower_90", "upper_90"]
+    np.testing.assert_array_equal(table["prediction"], result.value)
+    assert (result.lower < result.value).all() and (result.value < result.upper).all()
+    code = (
+        "import sys; from hwnas.predict import predict; "
+        f"print(predict({str(tmp_path / 'model')!r}, ['01201201']).value[0]); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(predict(tmp_path / "model", ["01201201"]).value[0])
+
+
+def test_a_cost_table_is_a_model(tmp_path: Path, space: SearchSpace) -> None:
+    table_of(space).save(tmp_path / "table.csv")
+    result = predict(tmp_path / "table.csv", ["00000000", "22222222"])
+    expected = space.total(table_of(space).vector(space, "latency_ms"), space.parse_many(["00000000", "22222222"]))
+    np.testing.assert_allclose(result.value, expected)
+    assert np.isnan(result.lower).all()
+
+
+def test_damaged_models_are_refused(tmp_path: Path, source: Path, space: SearchSpace) -> None:
+    folder = tmp_path / "model"
+    fit_predictor(source, space, "phone_ms", model="ridge", out=folder)
+    (folder / "arrays.safetensors").write_bytes((folder / "arrays.safetensors").read_bytes()[:100])
+    with pytest.raises(InputError, match="not readable as safetensors"):
+        load_predictor(folder)
+    document = json.loads((folder / "model.json").read_text())
+    for change, message in (
+        ({"schema": 99}, "schema 1"),
+        ({"space": "nowhere"}, "unknown space"),
+        ({"predictor": "os.system"}, "unknown predictor"),
+    ):
+        (folder / "model.json").write_text(json.dumps({**document, **change}))
+        with pytest.raises(InputError, match=message):
+            load_predictor(folder)
+    with pytest.raises(InputError, match="no saved predictor at"):
+        load_predictor(tmp_path / "nothing")
+
+
+def test_a_folder_that_is_no_model_is_not_overwritten(tmp_path: Path, source: Path, space: SearchSpace) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("a")
+    with pytest.raises(InputError, match="is no saved predictor"):
+        fit_predictor(source, space, "phone_ms", model="ridge", out=tmp_path / "photos")
+    assert (tmp_path / "photos" / "a.jpg").exists()
+    fit_predictor(source, space, "phone_ms", model="ridge", out=tmp_path / "model")
+    fit_predictor(source, space, "phone_ms", model="flops", out=tmp_path / "model")
+    assert load_predictor(tmp_path / "model").name == "flops"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["measured.parquet", "model", "photos"]
+
+
+def test_table_of_another_target_is_refused(tmp_path: Path, source: Path, space: SearchSpace) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    source.rename(run / "networks.parquet")
+    (run / "run.json").write_text(json.dumps({"target": Target("other", "torch").to_json()}))
+    with pytest.raises(InputError, match="device 'other' against 'toy'"):
+        fit_predictor(run, space, "phone_ms", model="linear1", table=table_of(space))
+    table = table_of(space)
+    CostTable(Target("other", "torch"), table.rows).save(run / "table.csv")
+    report = fit_predictor(run, space, "phone_ms", model="linear1", out=tmp_path / "model")
+    assert report.metrics["mape"] is not None and report.metrics["mape"] < 2
+    document = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert document["target"]["device"] == "other"
+
+
+def test_outside_the_domain(tmp_path: Path) -> None:
+    space = get_space("nasbench-macro")
+    archs = [space.format(row) for row in space.sample(200, 0) if row[0] == 1]
+    values = np.arange(1.0, len(archs) + 1)
+    pq.write_table(pa.table({"arch": archs, "a_ms": values}), tmp_path / "t.parquet")
+    fit_predictor(tmp_path / "t.parquet", space, "a_ms", model="ridge", out=tmp_path / "model")
+    with pytest.raises(DomainError, match=r"layer\[0\] was mb3_k3"):
+        predict(tmp_path / "model", ["01111111"])
+    assert predict(tmp_path / "model", ["01111111"], extrapolate=True).value.shape == (1,)
+
+
+def test_unknown_names_are_unknown_names(source: Path) -> None:
+    with pytest.raises(UnknownNameError):
+        fit_predictor(source, "nasbench-macro", "phone_ms", model="nothing")
