@@ -1,15 +1,17 @@
 """The campaign: measures subjects until each is steady or has had its time, whatever happens to the workers.
 
-A campaign is a sequence of *sweeps*. In a sweep one worker process takes every unfinished subject through one *session*:
-subjects are loaded in chunks and measured in rounds, a sample block of each in random order, until each has enough
-blocks. Sessions of one subject are in different processes. What to do next follows from the samples in the store alone,
-so a campaign that was killed goes on where it stood, and several processes share the work through the store's claims.
+A campaign is a sequence of *sweeps*. In a sweep one worker process takes every unfinished subject through one
+*session*: subjects are loaded in chunks and measured in rounds, a sample block of each in random order, until each has
+enough blocks. Sessions of one subject are in different processes. What to do next follows from the samples in the store
+alone, so a campaign that was killed goes on where it stood, and several processes share the work through the store's
+claims.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,13 +23,14 @@ from hwnas.core.target import Target
 from hwnas.profile.backends import Settings
 from hwnas.profile.device import environment, idlest_cores
 from hwnas.profile.process import WorkerDied, WorkerProcess
-from hwnas.profile.stats import MIN_BLOCKS, Block, Measurement, drifts, measure, reference_speed
+from hwnas.profile.stats import MIN_BLOCKS, Block, Drift, Measurement, measure, reference_speed
 from hwnas.profile.store import Sample, Store
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace
 
 WAIT_S = 0.5
 IDLE_DEATHS = 3
+EXTRA_BLOCKS = 3
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Effort:
         goal: half-width of the median's 95 % confidence interval, relative to the median, at which it is steady.
         time_limit_s: seconds in timed runs after which it is given up as noisy (not before `MIN_BLOCKS` blocks).
         sessions: worker processes that measure it at the least.
-        session_blocks: calm sample blocks that complete a session; twice as many of any kind do too.
+        session_blocks: sample blocks at a settled speed that complete a session; twice as many of any kind do too.
+            Each session beyond `sessions` takes twice those of the one before it, unless the subject is steady earlier.
         chunk: subjects loaded at once.
         timeout_s: seconds after which a compilation or a sample block counts as hung.
         pace: how long a sample block is.
@@ -61,12 +65,15 @@ def next_session(blocks: Sequence[Block], reference: float, effort: Effort) -> i
         return None
     latest = blocks[-1].session
     own = [block for block in blocks if block.session == latest]
-    calm = int(drifts(own, reference)[1].sum())
-    if calm < effort.session_blocks and len(own) < 2 * effort.session_blocks:
-        return latest
-    if latest + 1 >= effort.sessions and measure(blocks, reference, effort.goal).verdict == "steady":
+    settled = int(Drift.of(own, reference).settled.sum())
+    extra = max(0, latest + 1 - effort.sessions)
+    steady = latest + 1 >= effort.sessions and measure(blocks, reference, effort.goal).verdict == "steady"
+    needed = effort.session_blocks * 2**extra
+    if extra and steady and settled >= EXTRA_BLOCKS:
         return None
-    return latest + 1
+    if settled < needed and len(own) < 2 * needed:
+        return latest
+    return None if steady else latest + 1
 
 
 def run_campaign(store: Store, target: Target, settings: Settings, subjects: Sequence[Subject], *, series: int = 0,
@@ -83,19 +90,34 @@ def measurements(store: Store, target: Target, subjects: Sequence[Subject], *, s
                  goal: float = Effort.goal) -> dict[Subject, Measurement]:
     """What the store holds on `subjects`, drift corrected; a subject without a sample is `failed`."""
     number = store.target(target)
-    blocks, failures = store.blocks(number), store.failures(number)
-    reference = _reference(blocks)
+    history = History(store, number)
     items = store.items(number, series, [subject.id for subject in subjects])
     result = {}
     for subject in subjects:
         item = items[subject.id]
-        reason = failures.get(item)
-        result[subject] = Measurement.failed(reason) if reason else measure(blocks.get(item, ()), reference, goal)
+        reason = history.failures.get(item)
+        result[subject] = (Measurement.failed(reason) if reason
+                           else measure(history.blocks[item], history.reference, goal))
     return result
 
 
-def _reference(blocks: Mapping[int, Sequence[Block]]) -> float:
-    return reference_speed([end for many in blocks.values() for block in many for end in (block.before, block.after)])
+class History:
+    """What is stored about one target, by item; `refresh` reads what this and other processes have added."""
+
+    def __init__(self, store: Store, target: int) -> None:
+        self.store, self.target = store, target
+        self.blocks: dict[int, list[Block]] = defaultdict(list)
+        self.sentinel_ms: list[float] = []
+        self.seen = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        for number, item, block in self.store.blocks(self.target, self.seen):
+            self.seen = number
+            self.blocks[item].append(block)
+            self.sentinel_ms += (block.before, block.after)
+        self.failures = self.store.failures(self.target)
+        self.reference = reference_speed(self.sentinel_ms)
 
 
 class _Campaign:
@@ -108,49 +130,47 @@ class _Campaign:
         self.subjects = {items[subject.id]: subject for subject in subjects}
         self.rng = np.random.default_rng([seed, series])
         self.alone: set[int] = set()
-        self.refresh()
+        self.environment = 0
+        self.task: Task
+        self.history = History(store, self.target)
+        self.shares: dict[int, float] = {}
 
     def run(self, title: str) -> None:
         with progress(title, len(self.subjects)) as self.task:
             try:
-                self.show()
-                while self.pending():
-                    if not self.sweep():
+                self.show(self.subjects)
+                while pending := self.pending():
+                    if not self.sweep(pending):
                         time.sleep(WAIT_S)
-                    self.refresh()
-                    self.show()
+                    self.history.refresh()
+                    self.show(pending)
             finally:
                 self.store.release()
 
     # what is known
 
-    def refresh(self) -> None:
-        """Read what this and other processes have stored."""
-        self.blocks: dict[int, list[Block]] = self.store.blocks(self.target)
-        self.failures = self.store.failures(self.target)
-        self.reference = _reference(self.blocks)
-
     def session(self, item: int) -> int | None:
-        if item in self.failures:
+        """The session in which `item` needs its next block."""
+        if item in self.history.failures:
             return None
-        return next_session(self.blocks.get(item, ()), self.reference, self.effort)
+        return next_session(self.history.blocks[item], self.history.reference, self.effort)
 
     def pending(self) -> list[int]:
         return [item for item in self.subjects if self.session(item) is not None]
 
-    def show(self) -> None:
-        """Tell the progress bar, in subjects: a subject under way counts by its share of the least work."""
+    def show(self, items: Iterable[int]) -> None:
+        """Tell the progress bar how `items` stand: a subject under way counts by its share of the least work."""
         least = self.effort.sessions * self.effort.session_blocks
-        unfinished = self.pending()
-        shares = sum(min(0.9, len(self.blocks.get(item, ())) / least) for item in unfinished)
-        failed = sum(item in self.failures for item in self.subjects)
-        self.task.update(len(self.subjects) - len(unfinished) + shares, f"({failed} failed)" if failed else "")
+        for item in items:
+            done = self.session(item) is None
+            self.shares[item] = 1.0 if done else min(0.9, len(self.history.blocks[item]) / least)
+        failed = sum(item in self.history.failures for item in self.subjects)
+        self.task.update(sum(self.shares.values()), f"({failed} failed)" if failed else "")
 
     # what is done
 
-    def sweep(self) -> bool:
+    def sweep(self, pending: list[int]) -> bool:
         """Take each pending subject through one session; returns whether any could be claimed."""
-        pending = self.pending()
         order = [pending[i] for i in self.rng.permutation(len(pending))]
         shared = [item for item in order if item not in self.alone]
         worked = self.share(shared)
@@ -197,8 +217,8 @@ class _Campaign:
         return self.store.claim(items, self.effort.chunk)
 
     def fail(self, item: int, reason: str) -> None:
-        self.failures[item] = reason
         self.store.fail(item, reason)
+        self.history.refresh()
 
     def measure_chunk(self, worker: WorkerProcess, chunk: list[int]) -> None:
         """One session of each subject of `chunk`; raises `WorkerDied`."""
@@ -221,8 +241,8 @@ class _Campaign:
                     self.keep(reply, sessions[reply["block"]], rounds)
             rounds += 1
             self.store.renew()
-            self.reference = _reference(self.blocks)
-            self.show()
+            self.history.refresh()
+            self.show(active)
         worker.unload()
 
     def set_aside(self, item: int, reason: str, company: int) -> None:
@@ -237,7 +257,6 @@ class _Campaign:
         sample = Sample(session, number, reply["started"], reply["times"], reply["sentinel"])  # type: ignore[arg-type]
         item: int = reply["block"]  # type: ignore[assignment]
         self.store.add(item, self.environment, sample)
-        self.blocks.setdefault(item, []).append(sample.block)
 
     @contextmanager
     def worker(self) -> Iterator[WorkerProcess]:
@@ -251,5 +270,3 @@ class _Campaign:
             self.environment = self.store.environment(environment(self.settings, cpus))
             yield process
 
-    task: Task
-    environment: int

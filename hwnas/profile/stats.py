@@ -21,6 +21,8 @@ Verdict = Literal["steady", "noisy", "failed"]
 CONFIDENCE = 0.95
 CALM = 0.03
 """A sentinel within 3 % of its reference speed: on an idle machine it scatters by 1 %, and real changes were 10 %."""
+FAST_SHARE = 0.02
+"""The least share of the time that a machine has to run at its fastest for that to be its reference speed."""
 MIN_BLOCKS = 6
 """The fewest blocks whose extremes bracket a median with 95 % confidence: 1 - 2 / 2**6 = 0.97."""
 
@@ -63,7 +65,7 @@ class Measurement:
         median, low, high: the median and its 95 % confidence interval, drift corrected; NaN where it failed.
         verdict: `steady` where the interval is as narrow as was asked for, else `noisy`; or `failed`.
         reason: why it is not steady; empty where it is.
-        drift: share of the machine's speed by which the median was corrected; 0 where only calm blocks were used.
+        observed: the median as it was seen, at whatever speed the machine ran; NaN where it failed.
     """
 
     n: int
@@ -73,7 +75,7 @@ class Measurement:
     high: float
     verdict: Verdict
     reason: str = ""
-    drift: float = 0.0
+    observed: float = math.nan
 
     @property
     def half_width(self) -> float:
@@ -116,45 +118,62 @@ def relative_half_width(median: float, low: float, high: float) -> float:
 def reference_speed(sentinel_ms: ArrayLike) -> float:
     """The sentinel's time on the undisturbed machine: the median of its fastest mode, in ms; NaN where none is known.
 
-    The tenth percentile finds the mode whatever share of the time the machine was slowed down, and the median of all
-    within `CALM` above it is not biased low when nothing slowed it down.
+    A low quantile finds the mode however long the machine was slowed down, so that two campaigns under different load
+    refer to the same speed; the median of all within `CALM` above it is not biased low when nothing slowed it down.
     """
     known = np.asarray(sentinel_ms, dtype=np.float64)
     known = known[np.isfinite(known)]
     if not len(known):
         return math.nan
-    return float(np.median(known[known <= (1 + CALM) * np.quantile(known, 0.1)]))
+    return float(np.median(known[known <= (1 + CALM) * np.quantile(known, FAST_SHARE)]))
 
 
-def drifts(blocks: Sequence[Block], reference: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """How much slower than `reference` the machine ran in each block, shape (blocks,), and which blocks were calm."""
-    ends = np.array([(block.before, block.after) for block in blocks], dtype=np.float64).reshape(-1, 2) / reference
-    ends = np.where(np.isfinite(ends), ends, 1.0)
-    return ends.mean(axis=1), (np.abs(ends - 1) <= CALM).all(axis=1)
+@dataclass(frozen=True)
+class Drift:
+    """The machine's speed in each of some blocks.
+
+    Attributes:
+        factor: how much slower than the reference the sentinel ran beside the block, shape (blocks,).
+        settled: where it ran alike before and after, shape (blocks,).
+        calm: where it ran at reference speed both times, shape (blocks,).
+    """
+
+    factor: NDArray[np.float64]
+    settled: NDArray[np.bool_]
+    calm: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block], reference: float) -> Drift:
+        before, after = np.array([(b.before, b.after) for b in blocks], dtype=np.float64).reshape(-1, 2).T / reference
+        unknown = ~np.isfinite(before * after)
+        before, after = np.where(unknown, 1.0, before), np.where(unknown, 1.0, after)
+        calm = np.maximum(np.abs(before - 1), np.abs(after - 1)) <= CALM
+        return cls((before + after) / 2, calm | (np.abs(after / before - 1) <= CALM), calm)
 
 
 def measure(blocks: Sequence[Block], reference: float, goal: float) -> Measurement:
     """The measurement that `blocks` of one subject amount to.
 
-    Calm blocks alone are used where there are enough of them (`MIN_BLOCKS`, and a third of all); otherwise every block
-    is divided by how much slower the sentinel ran beside it. `goal` is the half-width asked for, relative to the median.
+    Calm blocks alone are used where there are enough of them (`MIN_BLOCKS`, and a third of all); otherwise blocks whose
+    speed did not change, or all if these are too few, each divided by its drift. `goal` is the half-width asked for,
+    relative to the median.
     """
     if not blocks:
         return Measurement.failed("no sample was taken")
-    drift, calm = drifts(blocks, reference)
-    values = np.array([block.median_ms for block in blocks])
-    used = calm if calm.sum() >= max(MIN_BLOCKS, len(blocks) / 3) else np.ones_like(calm)
-    factors = np.where(calm, 1.0, drift)[used]
-    median, low, high = median_interval(values[used] / factors)
+    drift = Drift.of(blocks, reference)
+    enough = max(MIN_BLOCKS, len(blocks) / 3)
+    used = next((mask for mask in (drift.calm, drift.settled) if mask.sum() >= enough), np.ones(len(blocks), np.bool_))
+    medians = np.array([block.median_ms for block in blocks])
+    values = (medians / np.where(drift.calm, 1.0, drift.factor))[used]
+    median, low, high = median_interval(values)
     width = relative_half_width(median, low, high)
     n = sum(block.n for block, use in zip(blocks, used, strict=True) if use)
+    reason = "" if width <= goal else f"the interval is within {100 * width:.1f} %, {100 * goal:g} % was asked for"
     if math.isinf(width):
-        low, high = float((values[used] / factors).min()), float((values[used] / factors).max())
-        reason = f"{int(used.sum())} sample blocks are too few for an interval"
-    else:
-        reason = "" if width <= goal else f"the interval is within {100 * width:.1f} %, {100 * goal:g} % was asked for"
-    return Measurement(n, int(used.sum()), median, low, high, "noisy" if reason else "steady", reason,
-                       float(np.median(factors)) - 1)
+        low, high = float(values.min()), float(values.max())
+        reason = f"{len(values)} sample blocks are too few for an interval"
+    return Measurement(n, len(values), median, low, high, "noisy" if reason else "steady", reason,
+                       float(np.median(medians)))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from hwnas.core.errors import StoreError
 from hwnas.core.target import Target
@@ -172,8 +173,8 @@ class Store:
         """Take up to `most` of `items` that no living process holds, for `LEASE_S`; returns those taken."""
         host, born, now = socket.gethostname(), psutil.Process().create_time(), time.time()
         with self._errors(), self._transaction():
-            held = {item for item, *claim in self._all("SELECT item, host, pid, born, expires FROM claim")
-                    if _holds(*claim, host, now)}
+            claims = self._all("SELECT item, host, pid, born FROM claim WHERE expires >= ?", now)
+            held = {item for item, where, pid, since in claims if where != host or _lives(pid, since)}
             free = [item for item in items if item not in held][:most]
             self._db.executemany("INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?, ?, ?)",
                                  [(item, self.holder, host, os.getpid(), born, now + LEASE_S) for item in free])
@@ -195,18 +196,16 @@ class Store:
         """The blocks of an item, oldest first."""
         rows = self._read("SELECT session, round, started, times_ns, sentinel_ns FROM block WHERE item = ? ORDER BY id",
                           item)
-        return [Sample(session, number, started, np.frombuffer(times, "<i8").tolist(),
-                       np.frombuffer(sentinel, "<i8").tolist()) for session, number, started, times, sentinel in rows]
+        return [Sample(session, number, started, _times(times).tolist(), _times(sentinel).tolist())
+                for session, number, started, times, sentinel in rows]
 
-    def blocks(self, target: int) -> dict[int, list[Block]]:
-        """The blocks of every item of a target, oldest first, in one reading."""
-        rows = self._read("SELECT item, session, times_ns, sentinel_ns FROM block JOIN item ON item.id = block.item "
-                          "WHERE target = ? ORDER BY block.id", target)
-        result: dict[int, list[Block]] = {}
-        for item, session, times, sentinel in rows:
-            block = Block.of(session, np.frombuffer(times, "<i8"), np.frombuffer(sentinel, "<i8"))
-            result.setdefault(item, []).append(block)
-        return result
+    def blocks(self, target: int, after: int = 0) -> Iterator[tuple[int, int, Block]]:
+        """(number, item, block) of a target's blocks numbered above `after`, oldest first."""
+        rows = self._read("SELECT block.id, item, session, times_ns, sentinel_ns FROM block "
+                          "JOIN item ON item.id = block.item WHERE target = ? AND block.id > ? ORDER BY block.id",
+                          target, after)
+        for number, item, session, times, sentinel in rows:
+            yield number, item, Block.of(session, _times(times), _times(sentinel))
 
     def failures(self, target: int) -> dict[int, str]:
         """Failed items of a target, with the reason."""
@@ -263,6 +262,10 @@ class Store:
             raise StoreError(f"sample store {self.path}: {_advice(str(error))}") from error
 
 
+def _times(blob: bytes) -> NDArray[np.int64]:
+    return np.frombuffer(blob, dtype="<i8")
+
+
 def _advice(message: str) -> str:
     text = message.lower()
     if "not a database" in text or "malformed" in text:
@@ -276,12 +279,8 @@ def _advice(message: str) -> str:
     return message
 
 
-def _holds(host: str, pid: int, born: float, expires: float, here: str, now: float) -> bool:
-    """Whether a claim still stands: its lease runs and, where that can be seen, its process lives."""
-    if expires < now:
-        return False
-    if host != here:
-        return True
+def _lives(pid: int, born: float) -> bool:
+    """Whether the process that made a claim on this host still runs."""
     try:
         return abs(psutil.Process(pid).create_time() - born) < 1.0
     except psutil.Error:

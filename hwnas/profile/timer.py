@@ -20,8 +20,8 @@ experiment on any machine):
   after 4 or 5, some after 15. Hence warm-up ends when a run is no faster than the best before it.
 - Blocks of 10 ms give as good a median as blocks of 40 ms: what differs between blocks is larger than what a longer
   block averages out, so many short ones win.
-- Feeding through I/O binding with preallocated outputs takes 3 to 8 us less a run and repeats better (standard deviation
-  between processes 0.6 % against 1.4 %): the allocation of the output is not part of the network.
+- Feeding through I/O binding with preallocated outputs takes 3 to 8 us less a run and repeats better (standard
+  deviation between processes 0.6 % against 1.4 %): the allocation of the output is not part of the network.
 """
 
 from __future__ import annotations

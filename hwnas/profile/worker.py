@@ -1,7 +1,7 @@
 """The process that measures: `python -m hwnas.profile.worker`, JSON lines in and out.
 
-The parent (`WorkerProcess`) sends `setup`, then `load`, `round` and `unload`; the worker announces each subject before it
-touches it, so that the parent knows which one it died of. Nothing is shared but the two pipes, so a worker can hang,
+The parent (`WorkerProcess`) sends `setup`, then `load`, `round` and `unload`; the worker announces each subject before
+it touches it, so that the parent knows which one it died of. Nothing is shared but the two pipes, so a worker can hang,
 crash or be killed for memory without harm to the campaign.
 """
 
@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,7 @@ from hwnas.profile.timer import Pace, Stopwatch, run_sentinel, take_block, warm_
 OOM_FIRST = 1000
 MEMORY_SHARE = 0.8
 PR_SET_PDEATHSIG = 1
+PRIORITY = -10
 
 
 class Worker:
@@ -39,6 +41,8 @@ class Worker:
     def setup(self, backend: str, settings: dict[str, Any], pace: dict[str, Any], cpus: list[int]) -> None:
         if cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cpus)
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
         if settings["device"] == "cpu":
             limit_memory()
         self.backend = backends.get(backend)(Settings(**settings))
@@ -89,7 +93,9 @@ class Worker:
         self.replies.flush()
 
     def serve(self, requests: IO[str]) -> None:
-        actions = {"setup": self.setup, "load": self.load, "round": self.round, "unload": self.unload}
+        actions: dict[str, Callable[..., None]] = {
+            "setup": self.setup, "load": self.load, "round": self.round, "unload": self.unload,
+        }
         for line in requests:
             message = json.loads(line)
             actions[message.pop("do")](**message)

@@ -37,7 +37,7 @@ class Torch(Backend):
     def run(self, model: Loaded) -> Sequence[ArrayLike]:
         assert model.module is not None
         output: Tensor = model.module(*model.inputs)
-        return [output]  # type: ignore[list-item]
+        return [output]
 
     def close(self, model: Loaded) -> None:
         model.module = None
