@@ -1,7 +1,10 @@
 """What it costs: measures primitives and networks on a device, and keeps every sample."""
 
 from hwnas.profile.backends import Backend, Settings, backends
-from hwnas.profile.stats import Measurement
+from hwnas.profile.campaign import Effort
+from hwnas.profile.run import Run, measure_onnx, profile, profile_batches
+from hwnas.profile.stats import Measurement, Noise
 from hwnas.profile.subject import Subject
 
-__all__ = ["Backend", "Measurement", "Settings", "Subject", "backends"]
+__all__ = ["Backend", "Effort", "Measurement", "Noise", "Run", "Settings", "Subject", "backends", "measure_onnx",
+           "profile", "profile_batches"]

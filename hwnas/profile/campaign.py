@@ -86,26 +86,11 @@ def run_campaign(store: Store, target: Target, settings: Settings, subjects: Seq
     _Campaign(store, target, settings, subjects, series, effort or Effort(), seed).run(title)
 
 
-def measurements(store: Store, target: Target, subjects: Sequence[Subject], *, series: int = 0,
-                 goal: float = Effort.goal) -> dict[Subject, Measurement]:
-    """What the store holds on `subjects`, drift corrected; a subject without a sample is `failed`."""
-    number = store.target(target)
-    history = History(store, number)
-    items = store.items(number, series, [subject.id for subject in subjects])
-    result = {}
-    for subject in subjects:
-        item = items[subject.id]
-        reason = history.failures.get(item)
-        result[subject] = (Measurement.failed(reason) if reason
-                           else measure(history.blocks[item], history.reference, goal))
-    return result
-
-
 class History:
     """What is stored about one target, by item; `refresh` reads what this and other processes have added."""
 
-    def __init__(self, store: Store, target: int) -> None:
-        self.store, self.target = store, target
+    def __init__(self, store: Store, target: Target) -> None:
+        self.store, self.target = store, store.target(target)
         self.blocks: dict[int, list[Block]] = defaultdict(list)
         self.sentinel_ms: list[float] = []
         self.seen = 0
@@ -119,20 +104,29 @@ class History:
         self.failures = self.store.failures(self.target)
         self.reference = reference_speed(self.sentinel_ms)
 
+    def measurements(self, subjects: Iterable[Subject], *, series: int = 0,
+                     goal: float = Effort.goal) -> dict[Subject, Measurement]:
+        """What is known of `subjects`, drift corrected; one without a sample is `failed`."""
+        items = self.store.items(self.target, series)
+        return {subject: self._measurement(items.get(subject.id, -1), goal) for subject in subjects}
+
+    def _measurement(self, item: int, goal: float) -> Measurement:
+        reason = self.failures.get(item)
+        return Measurement.failed(reason) if reason else measure(self.blocks.get(item, ()), self.reference, goal)
+
 
 class _Campaign:
     def __init__(self, store: Store, target: Target, settings: Settings, subjects: Sequence[Subject], series: int,
                  effort: Effort, seed: int) -> None:
         self.store, self.settings, self.effort = store, settings, effort
         self.backend = target.runtime
-        self.target = store.target(target)
-        items = store.items(self.target, series, [subject.id for subject in subjects])
+        self.history = History(store, target)
+        items = store.ask(self.history.target, series, [subject.id for subject in subjects])
         self.subjects = {items[subject.id]: subject for subject in subjects}
         self.rng = np.random.default_rng([seed, series])
         self.alone: set[int] = set()
         self.environment = 0
         self.task: Task
-        self.history = History(store, self.target)
         self.shares: dict[int, float] = {}
 
     def run(self, title: str) -> None:

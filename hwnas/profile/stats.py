@@ -21,7 +21,7 @@ Verdict = Literal["steady", "noisy", "failed"]
 CONFIDENCE = 0.95
 CALM = 0.03
 """A sentinel within 3 % of its reference speed: on an idle machine it scatters by 1 %, and real changes were 10 %."""
-FAST_SHARE = 0.02
+FAST_SHARE = 0.005
 """The least share of the time that a machine has to run at its fastest for that to be its reference speed."""
 MIN_BLOCKS = 6
 """The fewest blocks whose extremes bracket a median with 95 % confidence: 1 - 2 / 2**6 = 0.97."""

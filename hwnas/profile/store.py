@@ -127,6 +127,9 @@ class Store:
     def target(self, target: Target) -> int:
         """The number of `target` in this store."""
         text = json.dumps(target.to_json(), sort_keys=True)
+        known = self._read("SELECT id FROM target WHERE json = ?", text)
+        if known:
+            return int(known[0][0])
         with self._errors(), self._transaction():
             self._db.execute("INSERT OR IGNORE INTO target (json) VALUES (?)", (text,))
             return int(self._all("SELECT id FROM target WHERE json = ?", text)[0][0])
@@ -138,14 +141,20 @@ class Store:
                                       (json.dumps(environment, sort_keys=True), time.time()))
             return int(cursor.lastrowid or 0)
 
-    def items(self, target: int, series: int, subjects: Iterable[str]) -> dict[str, int]:
+    def ask(self, target: int, series: int, subjects: Iterable[str]) -> dict[str, int]:
         """The numbers of subjects on a target in one series of measurements, made where they are new."""
         wanted = list(dict.fromkeys(subjects))
         with self._errors(), self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO item (subject, target, series) VALUES (?, ?, ?)",
                                  [(subject, target, series) for subject in wanted])
-            known = dict(self._all("SELECT subject, id FROM item WHERE target = ? AND series = ?", target, series))
+        known = self.items(target, series)
         return {subject: known[subject] for subject in wanted}
+
+    def next_series(self, target: Target, subjects: Iterable[str]) -> int:
+        """A series in which none of `subjects` has been measured on `target` yet."""
+        number = self.target(target)
+        taken = dict(self._read("SELECT subject, MAX(series) FROM item WHERE target = ? GROUP BY subject", number))
+        return 1 + max((taken.get(subject, -1) for subject in subjects), default=-1)
 
     def add(self, item: int, environment: int, sample: Sample) -> None:
         """Append one sample block."""
@@ -191,6 +200,10 @@ class Store:
             self._db.execute("DELETE FROM claim WHERE holder = ?", (self.holder,))
 
     # reading
+
+    def items(self, target: int, series: int) -> dict[str, int]:
+        """The numbers of all subjects known on a target in one series."""
+        return dict(self._read("SELECT subject, id FROM item WHERE target = ? AND series = ?", target, series))
 
     def samples(self, item: int) -> list[Sample]:
         """The blocks of an item, oldest first."""

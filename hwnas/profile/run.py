@@ -1,0 +1,264 @@
+"""`profile`: the function behind `hwnas profile`, and `Run`: the folder that it leaves."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import hwnas
+from hwnas.core.errors import InputError
+from hwnas.core.files import read_json, replacing, write_json
+from hwnas.core.registry import Registry
+from hwnas.core.table import Cost, CostTable
+from hwnas.core.target import Target
+from hwnas.profile.backends import Settings
+from hwnas.profile.campaign import Effort, History, run_campaign
+from hwnas.profile.device import environment, local_target
+from hwnas.profile.stats import Measurement, Noise, noise_floor
+from hwnas.profile.store import Store
+from hwnas.profile.subject import Subject
+from hwnas.spaces import SearchSpace, get_space
+from hwnas.spaces.base import Population
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SCHEMA = 1
+METRIC = "latency_ms"
+STORE = "samples.sqlite"
+FIRST, REPEAT = 0, 1
+
+Selection = Callable[[SearchSpace, int, int], Population]
+"""Which networks to measure: (space, number, seed) -> distinct genotypes, shape (n, genes)."""
+
+selections: Registry[Selection] = Registry("selection")
+
+
+@selections.register("random")
+def random_networks(space: SearchSpace, n: int, seed: int) -> Population:
+    """`n` distinct random networks; a larger `n` with the same seed begins with the same ones."""
+    if n > space.size:
+        raise InputError(f"--networks {n}: {space.spec} has only {space.size} architectures")
+    rng = np.random.default_rng(seed)
+    drawn = space.sample(n, rng)[:0]
+    while len(drawn) < n:
+        drawn = space.distinct(np.concatenate([drawn, space.sample(256, rng)]))
+    return drawn[:n]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked for: a space, how many of its networks, chosen how, and how many measured twice."""
+
+    space: str
+    networks: int = 0
+    select: str = "random"
+    seed: int = 0
+    repeats: int = 0
+
+    def primitives(self) -> list[Subject]:
+        return [Subject.primitive(primitive) for primitive in get_space(self.space).primitives()]
+
+    def sampled(self) -> list[Subject]:
+        """The networks to measure."""
+        space = get_space(self.space)
+        rows = selections.get(self.select)(space, self.networks, self.seed)
+        return [Subject.network(space, row) for row in rows]
+
+    def repeated(self) -> list[Subject]:
+        """Those measured a second time: networks, or primitives where no networks are asked for."""
+        subjects = self.sampled() or self.primitives()
+        chosen = np.random.default_rng([self.seed, REPEAT]).permutation(len(subjects))[: self.repeats]
+        return [subjects[i] for i in sorted(chosen)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a profiling run.
+
+    It holds `run.json` (what was asked, target, environment), `samples.sqlite` (raw times, unless they are in a shared
+    store), `table.csv` with `table.json` (the primitives' costs) and, where networks were measured, `networks.parquet`.
+    """
+
+    folder: Path
+    target: Target
+    requests: tuple[Request, ...]
+    store: Path
+    goal: float
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Run:
+        """The run in `folder`; raises `InputError` where there is none, or one that cannot be read."""
+        path = Path(folder) / "run.json"
+        values = read_json(path, "profiling run")
+        if values.get("kind") != "profile_run" or values.get("schema") != SCHEMA:
+            raise InputError(f"{path}: not a profiling run of schema {SCHEMA}")
+        try:
+            requests = tuple(Request(**request) for request in values["requests"])
+            target, store, goal = values["target"], Path(folder, values["store"]), float(values["goal"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: not a profiling run: {type(error).__name__} {error}") from error
+        return cls(Path(folder), Target.from_json(target, str(path)), requests, store, goal)
+
+    def table(self) -> CostTable:
+        """The costs of the primitives."""
+        return CostTable.load(self.folder / "table.csv")
+
+    def networks(self) -> pyarrow.Table:
+        """The measured networks: `space`, `arch`, `latency_ms` with interval, n, verdict and `latency_ms_repeat`."""
+        from pyarrow import parquet
+
+        path = self.folder / "networks.parquet"
+        if not path.is_file():
+            raise InputError(f"{path}: this run holds no measured networks (yet); profile with --networks N")
+        return parquet.read_table(path)
+
+    def noise(self) -> Noise | None:
+        """How far two independent measurements of the same subject lie apart; None where none was measured twice."""
+        subjects = list(dict.fromkeys(subject for request in self.requests for subject in request.repeated()))
+        with Store(self.store, read_only=True) as store:
+            history = History(store, self.target)
+            first = history.measurements(subjects, series=FIRST)
+            again = history.measurements(subjects, series=REPEAT)
+        return noise_floor((first[subject].median, again[subject].median) for subject in subjects)
+
+    def save(self, settings: Settings) -> None:
+        """Write `run.json`."""
+        inside = self.store.resolve().is_relative_to(self.folder.resolve())
+        write_json(self.folder / "run.json", {
+            "kind": "profile_run", "schema": SCHEMA, "hwnas": hwnas.__version__,
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "target": self.target.to_json(), "goal": self.goal,
+            "store": str(self.store.resolve().relative_to(self.folder.resolve()) if inside else self.store.resolve()),
+            "requests": [asdict(request) for request in self.requests],
+            "environment": environment(settings),
+        })
+
+
+def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxruntime",
+            settings: Settings | None = None, networks: int = 0, select: str = "random", repeats: int = 0,
+            seed: int = 0, effort: Effort | None = None, store: str | Path | None = None) -> Run:
+    """Measure every primitive of `space`, and `networks` whole networks, on this machine; the result is in `out`.
+
+    The same call goes on where an interrupted one stopped. Another space in the same folder is added to it.
+
+    Args:
+        space: a space, or its name with options.
+        out: the folder of the run.
+        runtime: a registered backend.
+        settings: device, precision, batch and threads.
+        networks: networks to measure; `select` says how they are chosen, with `seed`.
+        repeats: how many of them (of the primitives, without networks) are measured twice, for the noise floor.
+        effort: precision and time limits.
+        store: a sample store shared with other runs, instead of one inside `out`.
+
+    Raises:
+        UnavailableError: device or runtime are absent.
+        TargetMismatchError: `out` holds a run of another target.
+        StoreError: the store cannot be read or written.
+    """
+    settings, effort = settings or Settings(), effort or Effort()
+    if networks < 0 or repeats < 0:
+        raise InputError(f"networks ({networks}) and repeats ({repeats}) are counts")
+    spec = space if isinstance(space, str) else space.spec
+    request = Request(get_space(spec).spec, networks, select, seed, repeats)
+    sampled, repeated = request.sampled(), request.repeated()
+    run = _open(Path(out), local_target(runtime, settings), request, store, effort.goal)
+    with Store(run.store) as samples:
+        run.save(settings)
+        for subjects, series, title in ((request.primitives(), FIRST, "primitives"), (sampled, FIRST, "networks"),
+                                        (repeated, REPEAT, "repeats")):
+            if subjects:
+                run_campaign(samples, run.target, settings, subjects, series=series, effort=effort, seed=seed,
+                             title=title)
+        _write(run, samples, settings)
+    return run
+
+
+def profile_batches(space: str | SearchSpace, out: str | Path, batches: Sequence[int], *,
+                    settings: Settings | None = None, store: str | Path | None = None, **options: Any) -> list[Run]:
+    """`profile` for each batch size: in `out` itself for one, else in `out/batch_N`, all sharing one store."""
+    if not batches or len(set(batches)) < len(batches):
+        raise InputError(f"--batch {','.join(map(str, batches))}: batch sizes have to differ, and be at least one")
+    chosen = [replace(settings or Settings(), batch=batch) for batch in batches]
+    if len(chosen) == 1:
+        return [profile(space, out, settings=chosen[0], store=store, **options)]
+    shared = store or Path(out) / STORE
+    return [profile(space, Path(out) / f"batch_{each.batch}", settings=each, store=shared, **options)
+            for each in chosen]
+
+
+def measure_onnx(models: Mapping[str, bytes | str | Path], *, runtime: str = "onnxruntime",
+                 settings: Settings | None = None, effort: Effort | None = None, store: str | Path | None = None,
+                 seed: int = 0) -> dict[str, Measurement]:
+    """Measure ONNX models, given by name as bytes or files, interleaved in one campaign, as `profile` measures.
+
+    With the `store` of a run, their medians refer to the same reference speed as that run's; what it already holds of
+    the same models is measured anew, so that the result is independent. Raises what `profile` raises.
+    """
+    settings, effort = settings or Settings(), effort or Effort()
+    target = local_target(runtime, settings)
+    with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
+        subjects = {}
+        for index, (name, model) in enumerate(models.items()):
+            path = Path(folder) / f"{index}.onnx"
+            if isinstance(model, bytes):
+                path.write_bytes(model)
+            subjects[name] = Subject.model(path if isinstance(model, bytes) else model)
+        with Store(store or Path(folder) / STORE) as samples:
+            series = samples.next_series(target, [subject.id for subject in subjects.values()])
+            run_campaign(samples, target, settings, list(subjects.values()), series=series, effort=effort, seed=seed,
+                         title="models")
+            found = History(samples, target).measurements(subjects.values(), series=series, goal=effort.goal)
+    return {name: found[subject] for name, subject in subjects.items()}
+
+
+def _open(folder: Path, target: Target, request: Request, store: str | Path | None, goal: float) -> Run:
+    """The run in `folder` with `request` added, or a new one."""
+    path = Path(store) if store else folder / STORE
+    if not (folder / "run.json").exists():
+        return Run(folder, target, (request,), path, goal)
+    before = Run.load(folder)
+    before.target.require_same(target, f"the request for {folder}")
+    requests = tuple(dict.fromkeys([*before.requests, request]))
+    return replace(before, requests=requests, goal=goal, store=path if store else before.store)
+
+
+def _write(run: Run, store: Store, settings: Settings) -> None:
+    """Derive the table and the networks' file from the samples, for everything this folder was ever asked for."""
+    primitives = list(dict.fromkeys(s for request in run.requests for s in request.primitives()))
+    history = History(store, run.target)
+    found = history.measurements(primitives, series=FIRST, goal=run.goal)
+    rows = {s.name: {METRIC: Cost(m.median, m.low, m.high, m.n, m.verdict)} for s, m in found.items()}
+    manifest = {"hwnas": hwnas.__version__, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "spaces": list(dict.fromkeys(request.space for request in run.requests)),
+                "seeds": sorted({request.seed for request in run.requests}), "goal": run.goal,
+                "environment": environment(settings)}
+    CostTable(run.target, rows, manifest).save(run.folder / "table.csv")
+    networks = list(dict.fromkeys(s for request in run.requests for s in request.sampled()))
+    if networks:
+        first = history.measurements(networks, series=FIRST, goal=run.goal)
+        again = history.measurements(networks, series=REPEAT, goal=run.goal)
+        _write_networks(run.folder / "networks.parquet", first, again)
+
+
+def _write_networks(path: Path, first: Mapping[Subject, Measurement], again: Mapping[Subject, Measurement]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns: dict[str, list[Any]] = {"space": [s.space for s in first], "arch": [s.name for s in first]}
+    columns[METRIC] = [m.median for m in first.values()]
+    for part in ("low", "high", "n", "verdict", "observed"):
+        columns[f"{METRIC}_{part}"] = [getattr(m, part) for m in first.values()]
+    columns[f"{METRIC}_repeat"] = [again[s].median for s in first]
+    nothing = {name: [None if value != value else value for value in values] for name, values in columns.items()}
+    types = {METRIC: pyarrow.float64(), f"{METRIC}_repeat": pyarrow.float64()}
+    arrays = {name: pyarrow.array(values, type=types.get(name)) for name, values in nothing.items()}
+    with replacing(path) as temporary:
+        parquet.write_table(pyarrow.table(arrays), temporary)
