@@ -1,0 +1,113 @@
+"""Search, measure, correct, and search again, until a winner is certified or the measuring budget is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hwnas.core.progress import say
+from hwnas.search.additive import Additive, Factor
+from hwnas.search.problem import Problem
+from hwnas.search.result import Candidate, Result
+from hwnas.search.rows import RowHash
+from hwnas.search.sources import Array, Population, Source
+from hwnas.search.verify import Certificate, certify, claims_of, decisive
+
+MEASURED = 24
+A_ROUND = 4
+
+Certificates = list[Certificate]
+Solve = Callable[[Problem], tuple[Result, list[Candidate]]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Measured and predicted values of one cost, by architecture; `predicted` is of the uncorrected source."""
+
+    genotypes: Population
+    predicted: Array
+    measured: Array
+
+
+def certified(
+    problem: Problem, solve: Solve, *, measured: int = MEASURED, store: str | Path | None = None, seed: int = 0
+) -> tuple[Result, Certificates]:
+    """The most accurate finalist that keeps its budgets on the device, and its certificates.
+
+    Args:
+        solve: searches a problem; gives the result and its finalists, best first.
+        measured: at most so many networks are measured.
+        store: see `verify`.
+
+    Each round measures the best finalists interleaved. Where all break a budget, the costs are corrected by what was
+    measured (see `corrected`) and the search goes on. A target that is not this machine ends it at once, not measured.
+    """
+    asked, known, spent, result = problem, dict[str, Certificates](), 0, None
+    while True:
+        result, finalists = solve(asked)
+        new = [c for c in finalists if c.arch not in known][: min(A_ROUND, measured - spent)]
+        claims = [claims_of(result, candidate) for candidate in new]
+        found = iter(certify([claim for part in claims for claim in part], store=store, seed=seed + spent))
+        known |= {c.arch: [next(found) for _ in part] for c, part in zip(new, claims, strict=True)}
+        spent += len(new)
+        for candidate in finalists:
+            if candidate.arch in known and decisive(known[candidate.arch]).status != "failed":
+                return _awarded(result, candidate, known, spent), known[candidate.arch]
+        if not new or spent >= measured:
+            break
+        asked = replace(problem, costs=_corrected_costs(problem, known))
+        say(f"{len(new)} finalists break their budget on the device; the cost model is corrected, the search goes on")
+    best = next(candidate for candidate in finalists if candidate.arch in known)
+    return _awarded(result, best, known, spent), known[best.arch]
+
+
+def _awarded(result: Result, winner: Candidate, known: Mapping[str, Certificates], spent: int) -> Result:
+    broke = sum(decisive(certificates).status == "failed" for certificates in known.values())
+    note = [f"{broke} of {spent} finalists measured broke a budget on the device"] if broke else []
+    return result.with_best(replace(winner, certificate=decisive(known[winner.arch]).to_json()), note)
+
+
+def _corrected_costs(problem: Problem, known: Mapping[str, Certificates]) -> dict[str, Source]:
+    costs = dict(problem.costs)
+    for name, source in problem.costs.items():
+        pairs = [
+            (arch, c.measured)
+            for arch, certificates in known.items()
+            for c in certificates
+            if c.claim.quantity == name and c.measured is not None and c.verdict != "exact"
+        ]
+        if pairs:
+            genotypes = problem.space.parse_many([arch for arch, _ in pairs])
+            values = np.array([value for _, value in pairs])
+            costs[name] = corrected(source, Evidence(genotypes, source.predict(genotypes), values))
+    return costs
+
+
+def corrected(source: Source, evidence: Evidence) -> Source:
+    """`source` scaled by the median ratio of measured to predicted, and right about the architectures measured."""
+    scale = float(np.median(evidence.measured / evidence.predicted))
+    row_hash = RowHash(evidence.genotypes.shape[1])
+    order = np.argsort(row_hash(evidence.genotypes))
+    hashes, values = row_hash(evidence.genotypes)[order], evidence.measured[order]
+
+    def right(population: Population, predicted: Array) -> Array:
+        wanted = row_hash(population)
+        position = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
+        return np.where(hashes[position] == wanted, values[position], scale * predicted)
+
+    def interval(population: Population, coverage: float) -> tuple[Array, Array]:
+        assert source.interval is not None
+        low, high = source.interval(population, coverage)
+        return right(population, low), right(population, high)
+
+    additive = source.additive and Additive(Factor(f.genes, scale * f.values) for f in source.additive.factors)
+    return replace(
+        source,
+        predict=lambda population: right(population, source.predict(population)),
+        interval=interval if source.interval else None,
+        additive=additive,
+        notes={**source.notes, "scale": scale, "measured": len(values)},
+    )

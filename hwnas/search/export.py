@@ -1,0 +1,87 @@
+"""An architecture as an ONNX model whose outputs were compared with PyTorch's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.core.errors import ClaimFailedError
+from hwnas.core.files import write_bytes
+from hwnas.search.joints import build_network
+from hwnas.spaces import SearchSpace, get_space
+
+if TYPE_CHECKING:
+    from hwnas.spaces.modules import Network
+
+TOLERANCE = 1e-3
+SEED = 0
+OPEN_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A checked model.
+
+    Attributes:
+        model: the serialised ONNX model.
+        difference: the largest absolute difference from PyTorch's output, relative to the largest output.
+    """
+
+    arch: str
+    model: bytes
+    difference: float
+
+
+def export(
+    arch: str,
+    space: str | SearchSpace,
+    out: str | Path | None = None,
+    *,
+    batch: int | None = 1,
+    supernet: str | Path | None = None,
+) -> Exported:
+    """Export one architecture to ONNX and compare what ONNX Runtime computes with what PyTorch does.
+
+    Args:
+        arch: the architecture in the space's notation.
+        out: the file to write; None: none is written.
+        batch: images in one inference; None leaves it open.
+        supernet: the folder of a trained super-network to take the weights from; without it they are untrained.
+
+    Raises `ClaimFailedError` where the outputs differ by more than 0.1 % of the largest.
+    """
+    space = get_space(space) if isinstance(space, str) else space
+    network = build_network(space, space.parse(arch), supernet)
+    model = network.to_onnx(batch)
+    difference = compare(network, model, batch or OPEN_BATCH)
+    if not difference <= TOLERANCE:
+        raise ClaimFailedError(
+            f"the ONNX model of {arch} computes something else than PyTorch: the outputs differ by {difference:.2g} "
+            f"of the largest, {TOLERANCE:g} is allowed"
+        )
+    if out is not None:
+        write_bytes(out, model)
+    return Exported(arch, model, difference)
+
+
+def compare(network: Network, model: bytes, batch: int) -> float:
+    """Largest absolute difference of the outputs of ONNX Runtime and PyTorch, relative to the largest output."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(SEED)
+    shapes = [(batch, *shape) for shape in network.graph.inputs]
+    images = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+    names = [value.name for value in session.get_inputs()]
+    found: NDArray[Any] = session.run(None, dict(zip(names, images, strict=True)))[0]
+    with torch.inference_mode():
+        wanted = network.eval()(*map(torch.from_numpy, images)).numpy()
+    scale = float(np.abs(wanted).max()) or 1.0
+    return float(np.abs(found.reshape(wanted.shape) - wanted).max()) / scale

@@ -1,0 +1,159 @@
+"""The one place where the search touches predictors, super-networks and the timer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from hwnas.core.errors import DomainError, InputError, UnavailableError
+from hwnas.core.target import Target
+from hwnas.predict import load_predictor
+from hwnas.predict.auto import choose
+from hwnas.predict.data import Measurements
+from hwnas.predict.intervals import genotype_groups
+from hwnas.predict.metrics import score
+from hwnas.predict.store import read_document
+from hwnas.search.sources import Array, Population, Source
+from hwnas.spaces import SearchSpace
+
+if TYPE_CHECKING:
+    from hwnas.profile import Measurement, Settings
+    from hwnas.spaces.modules import Network
+
+MODEL = "model.json"
+SUPERNET = "supernet.json"
+PROBED = 16
+
+
+def is_predictor(path: str | Path) -> bool:
+    return (Path(path) / MODEL).is_file()
+
+
+def predictor_source(folder: str, space: SearchSpace) -> Source:
+    """A saved predictor as a source; raises `InputError` where it is of a space that does not hold `space`."""
+    model = load_predictor(folder)
+    target = read_document(Path(folder)).get("target")
+    move = translation(space, model.space, folder)
+    return Source(
+        folder,
+        model.metric,
+        lambda population: model.predict(move(population)),
+        lambda population, coverage: model.interval(move(population), coverage),
+        target=Target.from_json(target, folder) if target else None,
+    )
+
+
+def translation(space: SearchSpace, other: SearchSpace, what: str) -> Callable[[Population], Population]:
+    """Genotypes of `space` as genotypes of `other`, where each choice of the one is a choice of the other.
+
+    Spaces that differ in a list of choices alone, such as their resolutions, share networks and therefore predictors.
+    """
+    if space == other:
+        return lambda population: population
+    refusal = DomainError(f"{what} is of {other.spec}, which is not {space.spec}; choose one that was fitted on it")
+    if [gene.name for gene in space.genes] != [gene.name for gene in other.genes]:
+        raise refusal
+    tables = []
+    for mine, theirs in zip(space.genes, other.genes, strict=True):
+        if not set(mine.choices) <= set(theirs.choices):
+            raise refusal
+        tables.append(np.array([theirs.choices.index(choice) for choice in mine.choices], dtype=np.int16))
+
+    def move(population: Population) -> Population:
+        return np.stack([table[column] for table, column in zip(tables, population.T, strict=True)], axis=1)
+
+    probe = space.sample(PROBED, 0)
+    if any(space.graph(row) != other.graph(moved) for row, moved in zip(probe, move(probe), strict=True)):
+        raise refusal
+    return move
+
+
+def local_settings(target: Target | None) -> Settings:
+    """How to measure on `target` here; raises `UnavailableError` where it is not a runtime of this machine."""
+    from hwnas.profile import Settings, backends
+    from hwnas.profile.device import local_target
+
+    if target is None:
+        raise UnavailableError("the cost is of no device")
+    if target.origin != "measured" or target.runtime not in backends:
+        raise UnavailableError(f"{target} is no target that this machine can measure")
+    reasons = []
+    for device in backends.get(target.runtime).devices:
+        settings = Settings(device, target.precision, target.batch, target.threads)
+        try:
+            local_target(target.runtime, settings).require_same(target, "the cost")
+        except InputError as error:
+            reasons.append(str(error))
+        else:
+            return settings
+    raise UnavailableError(reasons[0])
+
+
+def measure_latencies(
+    models: Mapping[str, bytes], target: Target, settings: Settings, store: str | Path | None = None, seed: int = 0
+) -> dict[str, Measurement]:
+    """Latencies in ms of ONNX models by name, measured interleaved in one campaign; `store` keeps the samples."""
+    from hwnas.profile import measure_onnx
+
+    return measure_onnx(models, runtime=target.runtime, settings=settings, store=store, seed=seed)
+
+
+def environment(settings: Settings) -> dict[str, Any]:
+    from hwnas.profile.device import environment
+
+    return environment(settings)
+
+
+def is_supernet(path: str | Path) -> bool:
+    return (Path(path) / SUPERNET).is_file()
+
+
+class Supernet(Protocol):
+    """What the search asks of a trained super-network."""
+
+    space: SearchSpace
+
+    def accuracy(self, population: Population) -> Array:
+        """Accuracy of each sub-network as a fraction, BatchNorm statistics re-estimated; shape (n,)."""
+
+    def extract(self, row: Population) -> Network:
+        """One sub-network as a network of its own, with the weights that it has inside."""
+
+
+def open_supernet(folder: str | Path) -> Supernet:
+    opened: Supernet = import_module("hwnas.train").load_supernet(folder)
+    return opened
+
+
+def build_network(space: SearchSpace, row: Population, supernet: str | Path | None) -> Network:
+    """A network in PyTorch with the super-network's weights, or untrained where there is none."""
+    if supernet is None:
+        return space.build(row).eval()
+    opened = open_supernet(supernet)
+    network = opened.extract(translation(space, opened.space, str(supernet))(row[None])[0])
+    return network.eval()
+
+
+def fitted_accuracy(
+    space: SearchSpace, population: Population, values: Array, seed: int
+) -> tuple[Callable[[Population], Array], dict[str, Any]]:
+    """An accuracy model fitted to evaluated sub-networks, and how well it ranks those that it did not see.
+
+    A kind is chosen by cross-validation; where the values leave nothing to learn, the model is their mean.
+    """
+    if len(values) < 2 or np.ptp(values) == 0:
+        mean = float(values.mean())
+        return lambda genotypes: np.full(len(genotypes), mean), {"sub_networks": len(values), "model": "mean"}
+    data = Measurements(space, "accuracy", population, values, genotype_groups(population))
+    choice = choose(data, None, "kendall", seed)
+    notes = {
+        "sub_networks": len(values),
+        "model": choice.model.name,
+        "kendall": score("kendall", values, choice.predicted),
+        "spearman": score("spearman", values, choice.predicted),
+    }
+    return lambda genotypes: choice.model.predict(genotypes, extrapolate=True), notes

@@ -1,0 +1,90 @@
+"""What search algorithms are composed of: selection, crossover, mutation and neighbourhoods, each on a population."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.search.evaluator import Scored
+from hwnas.search.sources import Array, Population
+from hwnas.spaces import SearchSpace
+
+
+def best(scored: Scored, n: int) -> Scored:
+    """The `n` of highest score, best first; the earlier one first where they are equal."""
+    if len(scored) > n:
+        threshold = np.partition(scored.score, len(scored) - n)[len(scored) - n]
+        scored = scored[np.flatnonzero(scored.score >= threshold)]
+    return scored[np.argsort(-scored.score, kind="stable")[:n]]
+
+
+def crossover(parents: Population, n: int, share: float, rng: np.random.Generator) -> Population:
+    """`n` children: a `share` of them uniform crossovers of two random parents, the others copies of one."""
+    crossed = round(share * n)
+    children = parents[rng.integers(0, len(parents), n)]
+    others = parents[rng.integers(0, len(parents), crossed)]
+    from_other = rng.integers(0, 2, others.shape, dtype=bool)
+    children[:crossed] = np.where(from_other, others, children[:crossed])
+    return children
+
+
+def mutate(population: Population, space: SearchSpace, rate: float, rng: np.random.Generator) -> Population:
+    """Each gene redrawn uniformly with probability `rate`."""
+    result = population.copy()
+    flat = result.reshape(-1)
+    where = np.flatnonzero(rng.random(flat.size, dtype=np.float32) < rate)
+    choices = space.choices[where % len(space.choices)]
+    flat[where] = (rng.random(len(where)) * choices).astype(np.int16)
+    return result
+
+
+def neighbours(population: Population, space: SearchSpace) -> Population:
+    """Every genotype that differs from one of `population` in one gene, shape (n * sum(choices - 1), genes)."""
+    gene = np.repeat(np.arange(len(space.choices)), space.choices - 1)
+    shift = np.concatenate([np.arange(1, choices) for choices in space.choices])
+    result = np.repeat(population[:, None], len(gene), axis=1)
+    at = np.arange(len(gene))
+    result[:, at, gene] = (result[:, at, gene] + shift) % space.choices[gene]
+    return result.reshape(-1, population.shape[1])
+
+
+def ranks(objectives: Array) -> NDArray[np.intp]:
+    """Non-domination rank of each row (0: dominated by none); all columns of `objectives` (n, m) are maximised."""
+    at_least = np.ones((len(objectives), len(objectives)), dtype=bool)
+    above = np.zeros_like(at_least)
+    for column in objectives.T:
+        at_least &= column[:, None] >= column
+        above |= column[:, None] > column
+    dominates = at_least & above
+    rank = np.full(len(objectives), -1, dtype=np.intp)
+    dominators = dominates.sum(axis=0)
+    level = 0
+    while (rank < 0).any():
+        front = (rank < 0) & (dominators == 0)
+        rank[front] = level
+        dominators = dominators - dominates[front].sum(axis=0)
+        level += 1
+    return rank
+
+
+def crowding(objectives: Array) -> Array:
+    """Crowding distance (Deb et al. 2002) of each row among all rows, shape (n,); inf at the ends."""
+    distance = np.zeros(len(objectives))
+    for column in objectives.T:
+        order = np.argsort(column, kind="stable")
+        spread = column[order[-1]] - column[order[0]]
+        distance[order[[0, -1]]] = np.inf
+        if spread > 0:
+            distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / spread
+    return distance
+
+
+def nondominated(objectives: Array) -> NDArray[np.intp]:
+    """Positions of the rows that no other row dominates, of equal rows the first; all columns maximised."""
+    order = np.lexsort([-column for column in objectives.T[::-1]])
+    left, kept = order, []
+    while len(left):
+        first, rest = left[0], left[1:]
+        kept.append(first)
+        left = rest[(objectives[rest] > objectives[first]).any(axis=1)]
+    return np.array(kept, dtype=np.intp)

@@ -1,0 +1,129 @@
+"""What a search hands over: the best architecture, the front, and enough to repeat, resume and verify it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import hwnas
+from hwnas.core.errors import InputError
+from hwnas.core.files import read_json, write_json
+from hwnas.search.problem import Problem, constraint_to_json
+
+SCHEMA = 1
+FILE = "search.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture in the space's notation, its accuracy, its predicted costs by quantity, and its certificate."""
+
+    arch: str
+    accuracy: float
+    costs: Mapping[str, float]
+    certificate: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        certificate = None if self.certificate is None else dict(self.certificate)
+        return {"arch": self.arch, "accuracy": self.accuracy, "costs": dict(self.costs), "certificate": certificate}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Candidate:
+        return cls(values["arch"], values["accuracy"], values["costs"], values.get("certificate"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a search.
+
+    Attributes:
+        problem: what was asked, as JSON: space, sources, targets, constraints, confidence.
+        best: the most accurate architecture found that keeps all constraints.
+        front: those that no other one found beats in accuracy and all costs, by ascending accuracy.
+        history: (evaluations, best accuracy so far) whenever it rose.
+        evaluations: distinct architectures whose accuracy was asked.
+        seconds: of the search itself.
+        reachable: quantity -> least and most that the space can reach, for each constrained cost.
+        notes: what a person should know, such as why a budget was not used up.
+    """
+
+    problem: Mapping[str, Any]
+    best: Candidate
+    front: Sequence[Candidate]
+    history: Sequence[tuple[int, float]]
+    algorithm: str
+    seed: int
+    evaluations: int
+    seconds: float
+    reachable: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    accuracy_model: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `--json` and of `search.json`."""
+        return {
+            "kind": "search",
+            "schema": SCHEMA,
+            "hwnas": hwnas.__version__,
+            **self.problem,
+            "algorithm": self.algorithm,
+            "seed": self.seed,
+            "best": self.best.to_json(),
+            "front": [candidate.to_json() for candidate in self.front],
+            "evaluations": self.evaluations,
+            "seconds": self.seconds,
+            "reachable": {name: list(ends) for name, ends in self.reachable.items()},
+            "history": [list(point) for point in self.history],
+            "notes": list(self.notes),
+            "accuracy_model": dict(self.accuracy_model),
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write `search.json` into a run folder; it is whole or not there."""
+        write_json(Path(folder) / FILE, self.to_json())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Result:
+        """Read a run folder; raises `InputError` where it holds no search, or a damaged one."""
+        path = Path(folder) / FILE
+        values = read_json(path, "search")
+        if values.get("kind") != "search" or values.get("schema") != SCHEMA:
+            raise InputError(f"{path}: not a search of schema {SCHEMA} (kind {values.get('kind')!r})")
+        try:
+            return cls(
+                {name: values[name] for name in PROBLEM_FIELDS},
+                Candidate.from_json(values["best"]),
+                [Candidate.from_json(candidate) for candidate in values["front"]],
+                [(point[0], point[1]) for point in values["history"]],
+                values["algorithm"],
+                values["seed"],
+                values["evaluations"],
+                values["seconds"],
+                {name: (ends[0], ends[1]) for name, ends in values["reachable"].items()},
+                values["notes"],
+                values["accuracy_model"],
+            )
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise InputError(f"{path}: a damaged search ({type(error).__name__}: {error}); search again") from error
+
+    def with_best(self, best: Candidate, notes: Sequence[str] = ()) -> Result:
+        """The same with another winner, or one with its certificate."""
+        front = [best if candidate.arch == best.arch else candidate for candidate in self.front]
+        return replace(self, best=best, front=front, notes=[*self.notes, *notes])
+
+
+PROBLEM_FIELDS = ("space", "accuracy", "costs", "targets", "constraints", "confidence")
+
+
+def problem_to_json(problem: Problem) -> dict[str, Any]:
+    """What was asked, in the fields `PROBLEM_FIELDS`."""
+    return {
+        "space": problem.space.spec,
+        "accuracy": problem.accuracy.text,
+        "costs": {name: source.text for name, source in problem.costs.items()},
+        "targets": {name: source.target and source.target.to_json() for name, source in problem.costs.items()},
+        "constraints": [constraint_to_json(constraint) for constraint in problem.constraints],
+        "confidence": problem.confidence,
+    }

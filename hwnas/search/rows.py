@@ -1,0 +1,55 @@
+"""Sets of genotypes, by a 64-bit hash of each row: membership and repeats without a Python loop.
+
+Two of n distinct genotypes share a hash with probability about n^2 / 2^65: one in 30 million for a million.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Population = NDArray[np.int16]
+Hashes = NDArray[np.uint64]
+
+SEED = 20259
+YOUNG_SHARE = 0.25
+
+
+class RowHash:
+    """A linear hash modulo 2^64 with random odd multipliers, one a gene."""
+
+    def __init__(self, genes: int) -> None:
+        rng = np.random.default_rng(SEED)
+        self._multipliers = rng.integers(0, 2**63, genes, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+    def __call__(self, population: Population) -> Hashes:
+        """Hashes of a population (n, genes), shape (n,)."""
+        result = np.zeros(len(population), dtype=np.uint64)
+        columns = np.ascontiguousarray(population.T, dtype=np.uint64)
+        for column, multiplier in zip(columns, self._multipliers, strict=True):
+            result += np.multiply(column, multiplier, out=column)
+        return result
+
+
+class RowSet:
+    """The hashes seen so far: a large sorted array, and a small one that is merged into it now and then."""
+
+    def __init__(self) -> None:
+        self._old = self._young = np.empty(0, dtype=np.uint64)
+
+    def add(self, hashes: Hashes) -> NDArray[np.intp]:
+        """Add `hashes`; returns the positions of those that are new, first appearances only, ascending."""
+        values, first = np.unique(hashes, return_index=True)
+        fresh = ~(contains(self._old, values) | contains(self._young, values))
+        self._young = np.union1d(self._young, values[fresh])
+        if len(self._young) > YOUNG_SHARE * len(self._old):
+            self._old, self._young = np.union1d(self._old, self._young), self._young[:0]
+        return np.sort(first[fresh])
+
+
+def contains(ordered: Hashes, values: Hashes) -> NDArray[np.bool_]:
+    """Which of `values` are in the ascending array `ordered`."""
+    if not len(ordered):
+        return np.zeros(len(values), dtype=bool)
+    position = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.asarray(ordered[position] == values)

@@ -1,0 +1,172 @@
+"""`search`: from the names of sources and budgets to the best architecture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from hwnas.core.errors import InputError
+from hwnas.search.algorithms import algorithms, objectives
+from hwnas.search.certified import MEASURED, certified
+from hwnas.search.evaluator import INFEASIBLE, Evaluator, Scored
+from hwnas.search.moves import best, nondominated
+from hwnas.search.problem import ACCURACY, Problem, make_problem
+from hwnas.search.reach import check_reach, infeasible
+from hwnas.search.result import Candidate, Result, problem_to_json
+from hwnas.search.sources import Array, Source
+from hwnas.search.verify import save_certificates
+from hwnas.spaces import SearchSpace
+
+AUTO = "auto"
+EVALUATIONS = 60_000
+FINALISTS = 8
+ENOUGH = 0.8
+
+
+def search(
+    space: str | SearchSpace,
+    accuracy: str | Source,
+    costs: str | list[str] | Mapping[str, Source] = (),  # type: ignore[assignment]
+    *,
+    max: Mapping[str, float] | None = None,
+    min: Mapping[str, float] | None = None,
+    confidence: float | None = None,
+    algorithm: str = AUTO,
+    seed: int = 0,
+    front: bool = False,
+    evaluations: int = EVALUATIONS,
+    seconds: float | None = None,
+    measured: int = MEASURED,
+    store: str | Path | None = None,
+    out: str | Path | None = None,
+) -> Result:
+    """Find the most accurate architecture under budgets.
+
+    Args:
+        space: the space, or its name with options.
+        accuracy: a source to maximise: a super-network's or predictor's folder, `table:FILE#COLUMN`, `ofa:FILE`.
+        costs: sources of costs, each as `--cost` takes it (`[NAME=]SOURCE`), or opened ones by quantity.
+        max, min: bounds by quantity, in its unit; `NAME.quantity` where several costs share one.
+        confidence: the probability with which a bound on a predicted cost has to hold; None: the prediction itself.
+        algorithm: a registered name; `auto` is `nsga2` where the front is asked for, else `evolution`.
+        front: whether the whole accuracy-cost front is wanted.
+        evaluations: at most so many distinct architectures are asked for their accuracy.
+        seconds: a limit on the time too; a search that it ends is not repeatable.
+        measured: at most so many finalists are measured, where a budget is of this machine; 0: none is.
+        store: the sample store of the profile behind the cost model; see `verify`.
+        out: the run folder to write `search.json` and `certificates.json` to.
+
+    Raises `InfeasibleBudgetError` where no architecture keeps the budgets, `InputError` for what cannot be used.
+    """
+    problem = make_problem(space, accuracy, costs, max=max, min=min, confidence=confidence)
+
+    def run(asked: Problem) -> tuple[Result, list[Candidate]]:
+        return solve(asked, algorithm, seed, front=front, evaluations=evaluations, seconds=seconds)
+
+    if measured and any(constraint.quantity in problem.costs for constraint in problem.constraints):
+        result, certificates = certified(problem, run, measured=measured, store=store, seed=seed)
+        if out is not None:
+            save_certificates(out, certificates)
+    else:
+        result = run(problem)[0]
+    if out is not None:
+        result.save(out)
+    return result
+
+
+def solve(
+    problem: Problem,
+    algorithm: str = AUTO,
+    seed: int = 0,
+    *,
+    front: bool = False,
+    evaluations: int = EVALUATIONS,
+    seconds: float | None = None,
+) -> tuple[Result, list[Candidate]]:
+    """`search` for an opened problem, without measuring; gives the finalists too, best first."""
+    if evaluations < 1:
+        raise InputError(f"evaluations is {evaluations}, expected at least 1")
+    name = ("nsga2" if front else "evolution") if algorithm == AUTO else algorithm
+    run = algorithms.get(name)
+    started = time.perf_counter()
+    evaluator = Evaluator(problem, evaluations, np.random.default_rng(seed), seconds)
+    ranges = check_reach(problem, evaluator.known)
+    run(evaluator)
+    found = evaluator.feasible()
+    if not len(found):
+        raise infeasible(problem, ranges, evaluator.best_short)
+    finalists = _ask_exactly(problem, best(found, FINALISTS))
+    chosen = candidates(problem, finalists)
+    shown = _front(evaluator, found if problem.accuracy.exact is None else finalists)
+    notes = _unused(problem, found, finalists[:1])
+    took = time.perf_counter() - started
+    result = Result(
+        problem_to_json(problem),
+        chosen[0],
+        candidates(problem, shown),
+        evaluator.history,
+        name,
+        seed,
+        evaluator.evaluations,
+        took,
+        ranges,
+        notes,
+        problem.accuracy.notes,
+    )
+    return result, chosen
+
+
+def candidates(problem: Problem, scored: Scored) -> list[Candidate]:
+    """The architectures as text, with their accuracy and costs."""
+    return [
+        Candidate(
+            problem.space.format(row), float(score), dict(zip(problem.costs, map(float, costs), strict=True))
+        )
+        for row, score, costs in zip(scored.genotypes, scored.score, scored.costs, strict=True)
+    ]
+
+
+def _ask_exactly(problem: Problem, finalists: Scored) -> Scored:
+    """The finalists in order of what the super-network itself says, where there is one; as they are otherwise."""
+    if problem.accuracy.exact is None:
+        return finalists
+    accuracy = problem.accuracy.exact(finalists.genotypes)
+    short = problem.accuracy_violation(accuracy)
+    kept = Scored(finalists.genotypes, np.where(short > 0, -INFEASIBLE - short, accuracy), finalists.costs)
+    kept = kept[kept.feasible]
+    if not len(kept):
+        raise infeasible(problem, {}, float(accuracy.max()))
+    return best(kept, len(kept))
+
+
+def _front(evaluator: Evaluator, found: Scored) -> Scored:
+    front = found[nondominated(objectives(found, evaluator))]
+    return front[np.argsort(front.score, kind="stable")]
+
+
+def _unused(problem: Problem, found: Scored, winner: Scored) -> list[str]:
+    """Why a budget was not used up: what the best architecture that uses it reaches."""
+    notes = []
+    names = list(problem.costs)
+    for constraint in problem.constraints:
+        if constraint.quantity == ACCURACY or not constraint.upper or constraint.bound <= 0:
+            continue
+        costs = found.costs[:, names.index(constraint.quantity)]
+        used = float(winner.costs[0, names.index(constraint.quantity)]) / constraint.bound
+        if used < ENOUGH:
+            others = found.score[costs >= ENOUGH * constraint.bound]
+            notes.append(_why_more_would_not_help(constraint.quantity, used, others))
+    return notes
+
+
+def _why_more_would_not_help(quantity: str, used: float, others: Array) -> str:
+    what = f"the winner uses {used:.0%} of the budget of {quantity}"
+    if not len(others):
+        return f"{what}: no architecture that uses {ENOUGH:.0%} of it was met"
+    return (
+        f"{what}: more would not help, the best of {len(others)} architectures that use {ENOUGH:.0%} or more of it "
+        f"has an accuracy of {float(others.max()):.6g}"
+    )

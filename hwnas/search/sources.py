@@ -1,0 +1,173 @@
+"""Where accuracies and costs come from: what `--accuracy` and `--cost` name, as functions of a population.
+
+A source is written `PREFIX:REST` (`table:FILE#COLUMN`, `ofa:acc_predictor.pth`, `note10:FOLDER`), as a path (a
+predictor's folder, a cost table, a super-network), or as a built-in count (`macs_m`, `params_m`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.core.errors import InputError
+from hwnas.core.registry import Registry
+from hwnas.core.table import CostTable
+from hwnas.core.target import Target
+from hwnas.core.units import MACS, PARAMS, Quantity, quantity_of
+from hwnas.search.additive import Additive
+from hwnas.spaces import SearchSpace
+
+Array = NDArray[np.float64]
+Population = NDArray[np.int16]
+Interval = Callable[[Population, float], tuple[Array, Array]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One quantity of every architecture.
+
+    Attributes:
+        text: what the user wrote.
+        column: the name of what is predicted; `quantity` is read from its suffix.
+        predict: canonical population (n, genes) -> values (n,), in the quantity's unit.
+        interval: population and coverage -> ends of the prediction interval, (n,) each; None: it has none.
+        known: the canonical genotypes it can answer for; None: all. For others `predict` gives NaN.
+        additive: the same function as a sum of factors, where it is one.
+        exact: asks what the source was fitted on (a super-network); None: `predict` is all there is.
+        target: the device that a cost is of; None where the notion does not apply.
+        notes: what the report says about it, such as the rank correlation of a fitted accuracy model.
+    """
+
+    text: str
+    column: str
+    predict: Callable[[Population], Array]
+    interval: Interval | None = None
+    known: Population | None = None
+    additive: Additive | None = None
+    exact: Callable[[Population], Array] | None = None
+    target: Target | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def quantity(self) -> Quantity:
+        return quantity_of(self.column)
+
+
+Factory = Callable[[str, SearchSpace], list[Source]]
+sources: Registry[Factory] = Registry("source")
+COUNTS: dict[str, tuple[Quantity, str]] = {"macs_m": (MACS, "macs"), "params_m": (PARAMS, "parameters")}
+
+
+def open_sources(text: str, space: SearchSpace) -> list[Source]:
+    """The sources that `text` names for networks of `space`; a cost table with several metrics gives several.
+
+    Raises `InputError` where it names none, or one of another space.
+    """
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix in sources:
+        return sources.get(prefix)(rest, space)
+    if text in COUNTS:
+        return [count(text, space)]
+    if not Path(text.partition("#")[0]).exists():
+        known = ", ".join([*(f"{name}:..." for name in sources), *COUNTS])
+        raise InputError(f"no source of costs or accuracies at {text}; give a path, or one of {known}")
+    return _open_path(text, space)
+
+
+def accuracy_source(text: str, space: SearchSpace) -> Source:
+    """The source that `--accuracy` names; raises `InputError` where it is a cost, or none."""
+    found = open_sources(text, space)
+    if len(found) != 1 or found[0].quantity.is_cost:
+        names = ", ".join(source.quantity.name for source in found)
+        raise InputError(f"--accuracy {text} gives {names}, not one accuracy")
+    return found[0]
+
+
+def cost_sources(texts: list[str], space: SearchSpace) -> dict[str, Source]:
+    """The costs that `--cost [NAME=]SOURCE` name, by quantity (`latency_ms`, or `NAME.latency_ms`).
+
+    Raises `InputError` where two of them share a name.
+    """
+    result: dict[str, Source] = {}
+    for text in texts:
+        name, rest = _split_name(text)
+        for source in open_sources(rest, space):
+            key = f"{name}.{source.quantity.name}" if name else source.quantity.name
+            if key in result:
+                raise InputError(f"two costs are called {key}: name them apart, as --cost a={rest} --cost b=...")
+            if not source.quantity.is_cost:
+                raise InputError(f"--cost {text} gives {source.quantity.name}, which is no cost")
+            result[key] = source
+    return result
+
+
+def _split_name(text: str) -> tuple[str, str]:
+    name, equals, rest = text.partition("=")
+    return (name, rest) if equals and name.isidentifier() else ("", text)
+
+
+def count(name: str, space: SearchSpace) -> Source:
+    """A built-in count, in millions: `macs_m` for one image, or `params_m`."""
+    attribute = COUNTS[name][1]
+    values = np.array([getattr(primitive, attribute) for primitive in space.primitives()]) / 1e6
+    return additive_source(name, name, Additive.of_primitives(space, values))
+
+
+def additive_source(text: str, column: str, additive: Additive, target: Target | None = None) -> Source:
+    return Source(text, column, additive, additive=additive, target=target)
+
+
+def _open_path(text: str, space: SearchSpace) -> list[Source]:
+    from hwnas.search import joints
+
+    path, _, column = text.partition("#")
+    if joints.is_predictor(path):
+        return [joints.predictor_source(path, space)]
+    if joints.is_supernet(path):
+        from hwnas.search.subnets import supernet_source
+
+        return [supernet_source(path, space)]
+    if Path(path).suffix == ".csv" or (Path(path) / "table.csv").exists():
+        return _cost_table(path, column, space)
+    raise InputError(
+        f"{path} is no source: expected a predictor's folder (model.json), a cost table (.csv with its .json) "
+        "or a super-network's folder"
+    )
+
+
+def _cost_table(path: str, column: str, space: SearchSpace) -> list[Source]:
+    table = CostTable.load(path)
+    columns = [column] if column else list(table.metrics)
+    return [
+        additive_source(path, metric, Additive.of_primitives(space, table.vector(space, metric)), table.target)
+        for metric in columns
+    ]
+
+
+@sources.register("table")
+def _measured(rest: str, space: SearchSpace) -> list[Source]:
+    from hwnas.search.measured import measured_source
+
+    path, _, column = rest.partition("#")
+    if not column:
+        raise InputError(f"table:{rest} names no column; write table:{path}#COLUMN")
+    return [measured_source(path, column, space)]
+
+
+@sources.register("ofa")
+def _ofa(rest: str, space: SearchSpace) -> list[Source]:
+    from hwnas.search.published import OfaAccuracy
+
+    return [Source(f"ofa:{rest}", "accuracy", OfaAccuracy(rest, space))]
+
+
+@sources.register("note10")
+def _note10(rest: str, space: SearchSpace) -> list[Source]:
+    from hwnas.search.published import METRIC, NOTE10, note10_latency
+
+    return [additive_source(f"note10:{rest}", METRIC, note10_latency(rest, space), NOTE10)]

@@ -1,0 +1,72 @@
+"""A super-network as a source of accuracy: some of its sub-networks are evaluated, and a model is fitted to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from hwnas.core.progress import progress, say
+from hwnas.search.joints import fitted_accuracy, open_supernet, translation
+from hwnas.search.rows import RowHash
+from hwnas.search.sources import Array, Population, Source
+from hwnas.spaces import SearchSpace
+
+SUB_NETWORKS = 300
+SECONDS = 120.0
+FEWEST = 20
+BATCH = 10
+SEED = 0
+
+
+def supernet_source(
+    folder: str, space: SearchSpace, sub_networks: int = SUB_NETWORKS, seconds: float = SECONDS
+) -> Source:
+    """Accuracy (a fraction) of the sub-networks of a trained super-network.
+
+    Up to `sub_networks` of them, or as many as `seconds` allow, are evaluated; `predict` is a model fitted to those,
+    chosen by cross-validation, whose rank correlation with sub-networks that it did not see is in `notes`. `exact`
+    evaluates the sub-networks themselves. What was evaluated once is remembered.
+    """
+    supernet = open_supernet(folder)
+    move = translation(space, supernet.space, folder)
+    exact = remembering(lambda population: supernet.accuracy(move(population)), len(space.genes))
+    population = spread(space, sub_networks)
+    done, started = 0, time.monotonic()
+    with progress("evaluate sub-networks", len(population)) as task:
+        while done < len(population) and (done < FEWEST or time.monotonic() - started < seconds):
+            done += len(exact(population[done : done + BATCH]))
+            task.update(done)
+    predict, notes = fitted_accuracy(space, population[:done], exact(population[:done]), SEED)
+    if "kendall" in notes:
+        say(f"accuracy model of {done} sub-networks: Kendall tau {notes['kendall']:.2f} on those it did not see")
+    return Source(folder, "accuracy", predict, exact=exact, notes=notes)
+
+
+def spread(space: SearchSpace, n: int) -> Population:
+    """`n` distinct architectures: the smallest and the largest, then random ones spread evenly over the MACs."""
+    pool = space.distinct(space.sample(10 * n, SEED))
+    macs = space.macs(pool)
+    order = np.argsort(macs, kind="stable")
+    rng = np.random.default_rng(SEED)
+    ends, targets = order[[0, -1]], rng.uniform(macs.min(), macs.max(), n)
+    nearest = order[np.minimum(np.searchsorted(macs[order], targets), len(order) - 1)]
+    chosen = np.concatenate([ends, nearest, rng.permutation(len(pool))])
+    _, first = np.unique(chosen, return_index=True)
+    result: Population = pool[chosen[np.sort(first)][:n]]
+    return result
+
+
+def remembering(function: Callable[[Population], Array], genes: int) -> Callable[[Population], Array]:
+    """`function`, asked once a genotype."""
+    row_hash, known = RowHash(genes), dict[int, float]()
+
+    def ask(population: Population) -> Array:
+        hashes = row_hash(population).tolist()
+        new = {key: index for index, key in enumerate(hashes) if key not in known}
+        if new:
+            known.update(zip(new, function(population[list(new.values())]).tolist(), strict=True))
+        return np.array([known[key] for key in hashes])
+
+    return ask

@@ -1,0 +1,204 @@
+"""Certificates: what was claimed about a winner, and what the device says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import hwnas
+from hwnas.core.errors import InputError, UnavailableError
+from hwnas.core.files import write_json
+from hwnas.core.target import Target
+from hwnas.core.units import LATENCY, THROUGHPUT, quantity_of
+from hwnas.search import joints
+from hwnas.search.export import Exported, export
+from hwnas.search.result import Candidate, Result
+from hwnas.search.sources import COUNTS, count
+from hwnas.spaces import get_space
+
+if TYPE_CHECKING:
+    from hwnas.profile import Measurement
+
+Status = Literal["passed", "failed", "not_measured"]
+ORDER: tuple[Status, ...] = ("failed", "not_measured", "passed")
+FILE = "certificates.json"
+MS_PER_S = 1000.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`quantity` of `arch` was predicted to be `predicted`, and has to be at most (or at least) `budget`.
+
+    `supernet` is the folder that its weights come from; None: untrained ones, as fast as any.
+    """
+
+    space: str
+    arch: str
+    quantity: str
+    budget: float
+    upper: bool
+    predicted: float
+    target: Target | None
+    supernet: str | None = None
+
+    @property
+    def network(self) -> str:
+        """What tells the networks of claims apart."""
+        return f"{self.space} {self.arch} {self.supernet or 'untrained'}"
+
+    def export(self, batch: int) -> Exported:
+        return export(self.arch, self.space, batch=batch, supernet=self.supernet)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What came of a claim.
+
+    Attributes:
+        status: `passed` where the measured median keeps the budget, `failed` where it does not, `not_measured` where
+            this machine is not the target (`reason` says why).
+        measured, low, high: the median and its 95 % confidence interval, in the quantity's unit; None: not measured.
+        n: timings they rest on.
+        verdict: of the measurement: steady or noisy.
+        difference: how far ONNX Runtime's output is from PyTorch's, relative to the largest output.
+    """
+
+    claim: Claim
+    status: Status
+    measured: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    verdict: str = ""
+    difference: float | None = None
+    reason: str = ""
+    environment: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        claim = asdict(self.claim) | {"target": self.claim.target and self.claim.target.to_json()}
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "claim"}
+        date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return {**claim, **own, "hwnas": hwnas.__version__, "date": date}
+
+
+def verify(
+    runs: str | Path | Sequence[str | Path], *, store: str | Path | None = None, seed: int = 0
+) -> list[Certificate]:
+    """Measure the winners of one or several searches, interleaved, and write each one's certificates into its folder.
+
+    Args:
+        runs: run folders of `search`.
+        store: the sample store of the profile that the cost model was fitted on, so that both refer to one speed of
+            the machine; None: the samples are not kept.
+
+    Raises `InputError` where a folder holds no search, or one without a budget.
+    """
+    folders = [runs] if isinstance(runs, str | Path) else list(runs)
+    results = [Result.load(folder) for folder in folders]
+    claims = [claims_of(result) for result in results]
+    for folder, found in zip(folders, claims, strict=True):
+        if not found:
+            raise InputError(f"{folder}: the search had no budget, so there is nothing to verify; give --max or --min")
+    certificates = certify([claim for found in claims for claim in found], store=store, seed=seed)
+    queue = iter(certificates)
+    for folder, result, found in zip(folders, results, claims, strict=True):
+        save(folder, result, [next(queue) for _ in found])
+    return certificates
+
+
+def save(folder: str | Path, result: Result, certificates: Sequence[Certificate]) -> Result:
+    """Write the winner's certificates and the result that carries the decisive one."""
+    save_certificates(folder, certificates)
+    done = result.with_best(replace(result.best, certificate=decisive(certificates).to_json()))
+    done.save(folder)
+    return done
+
+
+def save_certificates(folder: str | Path, certificates: Sequence[Certificate]) -> None:
+    write_json(Path(folder) / FILE, {"kind": "certificates", "certificates": [c.to_json() for c in certificates]})
+
+
+def decisive(certificates: Sequence[Certificate]) -> Certificate:
+    """The one that decides: a failed one, else one that was not measured, else one that passed."""
+    return min(certificates, key=lambda certificate: ORDER.index(certificate.status))
+
+
+def claims_of(result: Result, candidate: Candidate | None = None) -> list[Claim]:
+    """The claims that a search makes about its winner, or about another candidate: one a bounded cost."""
+    problem, winner = result.problem, candidate or result.best
+    supernet = str(problem["accuracy"]) if joints.is_supernet(problem["accuracy"]) else None
+    claims = []
+    for constraint in problem["constraints"]:
+        quantity, upper = constraint["quantity"], "max" in constraint
+        if quantity in winner.costs:
+            target = problem["targets"].get(quantity)
+            where = Target.from_json(target, quantity) if target else None
+            budget = constraint["max" if upper else "min"]
+            predicted = winner.costs[quantity]
+            claims.append(Claim(problem["space"], winner.arch, quantity, budget, upper, predicted, where, supernet))
+    return claims
+
+
+def certify(claims: Sequence[Claim], *, store: str | Path | None = None, seed: int = 0) -> list[Certificate]:
+    """A certificate a claim; the claims on one target are measured interleaved in one campaign."""
+    found: dict[Claim, Certificate] = {}
+    for target in dict.fromkeys(claim.target for claim in claims):
+        group = [claim for claim in claims if claim.target == target]
+        found |= dict(zip(group, _certify_on(target, group, store, seed), strict=True))
+    return [found[claim] for claim in claims]
+
+
+def _certify_on(
+    target: Target | None, claims: list[Claim], store: str | Path | None, seed: int
+) -> list[Certificate]:
+    timed = [claim for claim in claims if _quantity(claim) in (LATENCY, THROUGHPUT)]
+    try:
+        settings = joints.local_settings(target)
+    except UnavailableError as error:
+        return [_unmeasured(claim, str(error)) for claim in claims]
+    if target is None or not timed:
+        return [_unmeasured(claim, "") for claim in claims]
+    exported = {claim.network: claim.export(target.batch) for claim in timed}
+    models = {network: each.model for network, each in exported.items()}
+    measured = joints.measure_latencies(models, target, settings, store, seed)
+    environment = joints.environment(settings)
+    return [
+        _decide(claim, target, measured[claim.network], exported[claim.network].difference, environment)
+        if claim in timed
+        else _unmeasured(claim, "")
+        for claim in claims
+    ]
+
+
+def _quantity(claim: Claim) -> object:
+    return quantity_of(claim.quantity.rpartition(".")[2])
+
+
+def _unmeasured(claim: Claim, reason: str) -> Certificate:
+    name = claim.quantity.rpartition(".")[2]
+    if name in COUNTS:
+        space = get_space(claim.space)
+        value = float(count(name, space).predict(space.parse(claim.arch)[None])[0])
+        return Certificate(claim, _status(claim, value), value, value, value, 1, "exact")
+    return Certificate(claim, "not_measured", reason=reason or f"{claim.quantity} cannot be measured here")
+
+
+def _decide(
+    claim: Claim, target: Target, found: Measurement, difference: float, environment: Mapping[str, Any]
+) -> Certificate:
+    if found.verdict == "failed":
+        return Certificate(claim, "failed", verdict="failed", difference=difference, reason=found.reason)
+    median, low, high = found.median, found.low, found.high
+    if _quantity(claim) == THROUGHPUT:
+        median, low, high = (MS_PER_S * target.batch / end for end in (median, high, low))
+    status = _status(claim, median)
+    return Certificate(
+        claim, status, median, low, high, found.n, found.verdict, difference, found.reason, environment
+    )
+
+
+def _status(claim: Claim, measured: float) -> Status:
+    return "passed" if (measured <= claim.budget if claim.upper else measured >= claim.budget) else "failed"
