@@ -1,105 +1,17 @@
-"""The command line: a command parses its options and calls one function of the packages below."""
+"""Commands that only look: spaces, tables, doctor, registry."""
 
 from __future__ import annotations
 
-import json
-import sys
-import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hwnas.core.errors import HwnasError, InputError
+from hwnas.cli.shell import Json, app, columns, finite, show
+from hwnas.core.errors import InputError
 
-app = typer.Typer(
-    name="hwnas",
-    help="Which network should run on this device? Measure, predict, search under a budget, confirm.",
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
 tables_app = typer.Typer(help="Cost tables: list, show, diff, merge.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tables_app, name="tables")
-
-Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
-Space = Annotated[str, typer.Option("--space", help="search space, such as ofa-mbv3:width=1.2,resolution=160/176")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of every random choice")]
-
-
-def main() -> None:
-    """Entry point of `hwnas`: exit code 0 done, 2 bad input, 3 a claim failed, 70 an error of ours, 130 interrupted."""
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
-    sys.exit(run([argument for argument in arguments if argument != "--debug"], debug))
-
-
-def run(arguments: list[str], debug: bool = False) -> int:
-    """Run one command; errors become one line on standard error and an exit code."""
-    try:
-        code = app(arguments, standalone_mode=False)
-        sys.stdout.flush()
-        return int(code or 0)
-    except (KeyboardInterrupt, typer.Abort):
-        message, code = "interrupted; the same command resumes", 130
-    except HwnasError as error:
-        message, code = " ".join(str(error).split()), error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except Exception as error:
-        if hasattr(error, "format_message"):
-            message, code = _usage(error), 2
-        else:
-            message, code = f"an error of ours: {type(error).__name__}: {error} (--debug shows where)", 70
-    if debug:
-        traceback.print_exc()
-    print(f"hwnas: {message}", file=sys.stderr)
-    return code
-
-
-def _usage(error: Any) -> str:
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context else "hwnas"
-    text = " ".join(error.format_message().split()).rstrip(".")
-    return f"{text[:1].lower()}{text[1:]}; see {command} --help"
-
-
-def show(report: Any, text: str, as_json: bool) -> None:
-    """The result of a command: JSON for a program, or lines for a person."""
-    print(json.dumps(report, allow_nan=False, ensure_ascii=False) if as_json else text)
-
-
-def columns(head: list[str], rows: list[list[str]]) -> str:
-    """Aligned text columns; all but the first are right-aligned."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = (
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [head, *rows]
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def bounds(pairs: list[str], option: str) -> dict[str, float]:
-    """`QUANTITY=VALUE` pairs as a mapping; raises `InputError` for anything else."""
-    result: dict[str, float] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = float("nan")
-        if not (name and equals and 0 < number < float("inf")):
-            raise InputError(
-                f"{option} {pair!r}: write {option} QUANTITY=VALUE with a positive value, such as latency_ms=20"
-            )
-        if name in result:
-            raise InputError(f"{option} {name} is given twice")
-        result[name] = number
-    return result
 
 
 @app.command("spaces")
@@ -166,9 +78,9 @@ def tables_show(
     rows = {
         key: {
             metric: {
-                "value": _finite(cost.value),
-                "low": _finite(cost.low),
-                "high": _finite(cost.high),
+                "value": finite(cost.value),
+                "low": finite(cost.low),
+                "high": finite(cost.high),
                 "n": cost.n,
                 "verdict": cost.verdict,
             }
@@ -186,10 +98,6 @@ def tables_show(
         [key, *(f"{row[m].value:.6g}" if m in row else "-" for m in loaded.metrics)] for key, row in loaded.rows.items()
     ]
     show(report, f"{loaded.target}\n\n" + columns(["primitive", *loaded.metrics], lines), as_json)
-
-
-def _finite(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None
 
 
 @tables_app.command("diff")
@@ -214,7 +122,7 @@ def tables_diff(
         "only_before": gone,
         "only_after": new,
         "changed": [
-            {"key": c.key, "before": c.before.value, "after": c.after.value, "ratio": _finite(c.ratio)} for c in changes
+            {"key": c.key, "before": c.before.value, "after": c.after.value, "ratio": finite(c.ratio)} for c in changes
         ],
     }
     lines = [[c.key, f"{c.before.value:.6g}", f"{c.after.value:.6g}", f"{c.ratio:.3f}"] for c in changes]
@@ -246,5 +154,29 @@ def tables_merge(
     show({"out": str(out), "primitives": len(merged.rows)}, f"{out}: {len(merged.rows)} primitives", as_json)
 
 
-if __name__ == "__main__":
-    main()
+@app.command("doctor")
+def doctor(as_json: Json = False) -> None:
+    """Devices, runtimes and libraries found, and how steadily this machine measures now."""
+    from hwnas.profile.device import diagnose
+
+    findings = diagnose()
+    report = [{"topic": f.topic, "level": f.level, "found": f.found, "advice": f.advice} for f in findings]
+    marks = {"ok": "ok  ", "info": "-   ", "warning": "!   "}
+    lines = [f"{marks[f.level]}{f.topic}: {f.found}{f'; {f.advice}' if f.advice else ''}" for f in findings]
+    show({"findings": report}, "\n".join(lines), as_json)
+
+
+@app.command("registry")
+def registry(as_json: Json = False) -> None:
+    """Everything that has a name: spaces, primitive kinds, backends, predictors, algorithms, data sets, log formats."""
+    from hwnas.parse import parsers
+    from hwnas.predict import predictors
+    from hwnas.profile.backends import backends
+    from hwnas.search import algorithms
+    from hwnas.spaces import spaces
+    from hwnas.spaces.primitive import kinds
+    from hwnas.train import datasets
+
+    registries = (spaces, kinds, backends, parsers, predictors, datasets, algorithms)
+    report = {each.kind: list(each) for each in registries}
+    show(report, "\n".join(f"{kind:16}{', '.join(names)}" for kind, names in report.items()), as_json)

@@ -1,0 +1,75 @@
+"""Commands that learn from measurements: fit-predictor, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwnas.cli.shell import Json, Seed, Space, app, columns, finite, show
+from hwnas.core.errors import InputError
+
+_PREDICTION = ("prediction", "lower_90", "upper_90")
+_SHOWN = ("mape", "medape", "rmse", "within_5", "within_10", "kendall")
+
+
+@app.command("fit-predictor")
+def fit_predictor_command(
+    source: Annotated[Path, typer.Argument(help="run folder, or Parquet/CSV table with a column arch")],
+    space: Space,
+    metric: Annotated[str, typer.Option("--metric", help="column to predict, such as latency_ms")],
+    out: Annotated[Path, typer.Option("--out", help="folder of the model")],
+    table: Annotated[Path | None, typer.Option("--table", help="cost table of the primitives")] = None,
+    model: Annotated[str, typer.Option("--model", help="auto, or a registered kind (see hwnas registry)")] = "auto",
+    score: Annotated[str | None, typer.Option("--score", help="what auto optimises, such as mape")] = None,
+    train: Annotated[int | None, typer.Option("--train", help="rows to draw and learn from")] = None,
+    test: Annotated[int | None, typer.Option("--test", help="other rows to score on")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Learn to predict the cost (or accuracy) of any network of a space, and say how well."""
+    from hwnas.predict import fit_predictor
+
+    report = fit_predictor(
+        source, space, metric, table=table, model=model, score=score, train=train, test=test, seed=seed, out=out
+    ).to_json()
+    show(report, _fitted(report, out), as_json)
+
+
+def _fitted(report: dict[str, Any], out: Path) -> str:
+    rows = {report["model"]: report["metrics"], **{f"{name} (baseline)": m for name, m in report["baselines"].items()}}
+    lines = [[name, *("-" if m.get(key) is None else f"{m[key]:.4g}" for key in _SHOWN)] for name, m in rows.items()]
+    scored = f"{report['n_test']} test rows" if report["n_test"] else "cross-validation"
+    text = [f"{report['model']} fitted to {report['n_train']} networks, scored on {scored}", ""]
+    text.append(columns(["model", *_SHOWN], lines))
+    if report["noise"]:
+        text.append(f"\nnoise floor of the measurements: MAPE {report['noise']['mape']:.2f} %")
+    return "\n".join([*text, f"saved to {out}"])
+
+
+@app.command("predict")
+def predict_command(
+    model: Annotated[Path, typer.Argument(help="folder of a predictor, or a cost table")],
+    archs: Annotated[list[str] | None, typer.Argument(help="architectures in the space's notation")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Parquet or CSV with a column arch")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="file for the rows with their predictions")] = None,
+    space: Annotated[str | None, typer.Option("--space", help="search space, where a cost table is given")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="column, where a cost table has several")] = None,
+    extrapolate: Annotated[bool, typer.Option("--extrapolate", help="answer outside the domain of validity")] = False,
+    as_json: Json = False,
+) -> None:
+    """Predict networks: the value and its 90 % interval."""
+    from hwnas.predict import predict, predict_file
+
+    if bool(archs) == (file is not None):
+        raise InputError("give either architectures or --file, one of the two")
+    if file is not None:
+        predictions = predict_file(model, file, out, space=space, metric=metric, extrapolate=extrapolate)
+    else:
+        predictions = predict(model, archs or [], space=space, metric=metric, extrapolate=extrapolate)
+    values = zip(predictions.value, predictions.lower, predictions.upper, strict=True)
+    rows = [dict(zip(_PREDICTION, (finite(float(v)) for v in row), strict=True)) for row in values]
+    lines = [["-" if value is None else f"{value:.6g}" for value in row.values()] for row in rows]
+    written = f"{len(rows)} predictions written to {out}"
+    show({"predictions": rows}, written if out else columns(list(_PREDICTION), lines), as_json)

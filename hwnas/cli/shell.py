@@ -1,0 +1,108 @@
+"""What every command shares: the application, one path for errors, and how a result is shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+from hwnas.core.errors import HwnasError, InputError
+
+app = typer.Typer(
+    name="hwnas",
+    help="Which network should run on this device? Measure, predict, search under a budget, confirm.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
+Space = Annotated[str, typer.Option("--space", help="search space, such as ofa-mbv3:width=1.2,resolution=160/176")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of every random choice")]
+
+
+def main() -> None:
+    """Entry point of `hwnas`: exit code 0 done, 2 bad input, 3 a claim failed, 70 an error of ours, 130 interrupted."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    sys.exit(run([argument for argument in arguments if argument != "--debug"], debug))
+
+
+def run(arguments: list[str], debug: bool = False) -> int:
+    """Run one command; errors become one line on standard error and an exit code."""
+    try:
+        code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exception(error)
+        message, code = _explain(error)
+        print(f"hwnas: {' '.join(message.split())}", file=sys.stderr)
+        return code
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """One line and the exit code for whatever ended a command."""
+    if isinstance(error, HwnasError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "interrupted; the same command resumes", 130
+    if hasattr(error, "format_message"):
+        return _usage(error), 2
+    return f"an error of ours: {type(error).__name__}: {error} (--debug shows where)", 70
+
+
+def _usage(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "hwnas"
+    text = " ".join(error.format_message().split()).rstrip(".")
+    return f"{text[:1].lower()}{text[1:]}; see {command} --help"
+
+
+def show(report: Any, text: str, as_json: bool) -> None:
+    """The result of a command: JSON for a program, or lines for a person."""
+    print(json.dumps(report, allow_nan=False, ensure_ascii=False) if as_json else text)
+
+
+def columns(head: list[str], rows: list[list[str]]) -> str:
+    """Aligned text columns; all but the first are right-aligned."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = (
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [head, *rows]
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON can say it: None for NaN and infinity."""
+    return value if math.isfinite(value) else None
+
+
+def bounds(pairs: list[str], option: str) -> dict[str, float]:
+    """`QUANTITY=VALUE` pairs as a mapping; raises `InputError` for anything else."""
+    result: dict[str, float] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not (name and equals and 0 < number < float("inf")):
+            raise InputError(
+                f"{option} {pair!r}: write {option} QUANTITY=VALUE with a positive value, such as latency_ms=20"
+            )
+        if name in result:
+            raise InputError(f"{option} {name} is given twice")
+        result[name] = number
+    return result
