@@ -178,7 +178,7 @@ BROKEN = {
     "run not covered": (_replace("power/NET.csv.time", ";1000.71", ";1001.71"), "do not cover"),
     "run of no length": (_replace("power/NET.csv.time", ";1000.71", ";1000.26"), "before it starts"),
     "totals": (_replace("power/NET.csv", "5;1000.125000000;1345", "5;1000.125000000;1445"), "rails sum to"),
-    "rails of another run": (_replace("power/NET.csv.raw_currents", "1000.125", "1000.126"), "another run"),
+    "rails of another run": (_replace("power/NET.csv.raw_currents", "1000.125", "1000.126"), "(different|another) run"),
     "rails cut": (_cut("power/NET.csv.raw_voltages", 0.8), "cut short"),
     "sample missing": (_replace("power/NET.csv", "\n7;", "\n8;"), "lines are missing"),
     "no end mark": (_replace("power.jsonl", '{"end": 60}\n', ""), "cut short"),
