@@ -22,7 +22,7 @@ from hwnas.core.progress import Task, progress
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings
 from hwnas.profile.device import environment, idlest_cores
-from hwnas.profile.process import WorkerDied, WorkerProcess
+from hwnas.profile.process import Limits, WorkerDied, WorkerProcess
 from hwnas.profile.stats import MIN_BLOCKS, Block, Drift, Measurement, measure, reference_speed
 from hwnas.profile.store import Sample, Store
 from hwnas.profile.subject import Subject
@@ -44,7 +44,7 @@ class Effort:
         session_blocks: sample blocks at a settled speed that complete a session; twice as many of any kind do too.
             Each session beyond `sessions` takes twice those of the one before it, unless the subject is steady earlier.
         chunk: subjects loaded at once.
-        timeout_s: seconds after which a compilation or a sample block counts as hung.
+        limits: what a worker may take before it counts as hung or out of memory.
         pace: how long a sample block is.
     """
 
@@ -53,7 +53,7 @@ class Effort:
     sessions: int = 2
     session_blocks: int = 5
     chunk: int = 30
-    timeout_s: float = 120.0
+    limits: Limits = field(default_factory=Limits)
     pace: Pace = field(default_factory=Pace)
 
 
@@ -125,7 +125,7 @@ class _Campaign:
         self.subjects = {items[subject.id]: subject for subject in subjects}
         self.rng = np.random.default_rng([seed, series])
         self.alone: set[int] = set()
-        self.environment = 0
+        self.environment = self.deaths = 0
         self.task: Task
         self.shares: dict[int, float] = {}
 
@@ -174,41 +174,49 @@ class _Campaign:
 
     def share(self, items: list[int]) -> bool:
         """Measure `items` in chunks in one worker, restarted where it dies; returns whether any could be claimed."""
-        worked, deaths = False, 0
+        worked = False
         while items:
-            with self.worker() as worker:
-                try:
+            try:
+                with self.worker() as worker:
                     while chunk := self.claim(items):
                         worked = True
                         self.measure_chunk(worker, chunk)
                         self.store.release()
                         items = [item for item in items if item not in chunk]
-                    return worked
-                except WorkerDied as death:
-                    self.store.release()
-                    deaths = 0 if death.item is not None else deaths + 1
-                    if deaths == IDLE_DEATHS:
-                        raise UnavailableError(f"the {self.backend} worker keeps dying: {death.reason}") from death
-                    if death.item is not None:
-                        self.alone.add(death.item)
-                        items = [item for item in items if item != death.item]
+                return worked
+            except WorkerDied as death:
+                self.store.release()
+                self.mourn(death)
+                if death.item is not None:
+                    self.alone.add(death.item)
+                    items = [item for item in items if item != death.item]
         return worked
 
     def try_alone(self, item: int) -> bool:
-        """Measure one suspect in a worker of its own; it fails for good where that worker dies too."""
+        """Measure one suspect in a worker of its own; it fails for good where that worker dies of it too."""
         if not self.claim([item]):
             return False
-        with self.worker() as worker:
-            try:
+        try:
+            with self.worker() as worker:
                 self.measure_chunk(worker, [item])
-            except WorkerDied as death:
+        except WorkerDied as death:
+            self.mourn(death)
+            if death.item is not None:
                 self.fail(item, death.reason)
         self.store.release()
         return True
 
+    def mourn(self, death: WorkerDied) -> None:
+        """Raise `UnavailableError` where workers keep dying with no subject to blame."""
+        self.deaths = 0 if death.item is not None else self.deaths + 1
+        if self.deaths == IDLE_DEATHS:
+            raise UnavailableError(f"the {self.backend} worker keeps dying: {death.reason}") from death
+
     def claim(self, items: list[int]) -> list[int]:
-        """The next chunk of `items` that no other process holds."""
-        return self.store.claim(items, self.effort.chunk)
+        """The next chunk of `items` that no other process holds, with what others have stored of them."""
+        chunk = self.store.claim(items, self.effort.chunk)
+        self.history.refresh()
+        return chunk
 
     def fail(self, item: int, reason: str) -> None:
         self.store.fail(item, reason)
@@ -256,11 +264,6 @@ class _Campaign:
     def worker(self) -> Iterator[WorkerProcess]:
         """A new worker on the idlest cores, and a record of its circumstances."""
         cpus = idlest_cores(self.settings.threads)
-        try:
-            process = WorkerProcess(self.backend, self.settings, self.effort.pace, cpus, self.effort.timeout_s)
-        except WorkerDied as death:
-            raise UnavailableError(f"the {self.backend} worker does not start: {death.reason}") from death
-        with process:
+        with WorkerProcess(self.backend, self.settings, self.effort.pace, cpus, self.effort.limits) as process:
             self.environment = self.store.environment(environment(self.settings, cpus))
             yield process
-

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +22,14 @@ from hwnas.profile.timer import Pace
 
 STARTUP_S = 120.0
 CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may take: seconds for one compilation or sample block, and a share of the memory that is free."""
+
+    timeout_s: float = 120.0
+    memory_share: float = 0.8
 
 
 class WorkerDied(Exception):
@@ -36,11 +44,11 @@ class WorkerDied(Exception):
 class WorkerProcess:
     """A worker under way; a context manager that leaves no process behind.
 
-    `timeout_s` is how long one step (a compilation, a sample block) may take before the worker counts as hung.
+    `limits.timeout_s` is how long one step (a compilation, a sample block) may take before the worker counts as hung.
     """
 
-    def __init__(self, backend: str, settings: Settings, pace: Pace, cpus: list[int], timeout_s: float) -> None:
-        self.timeout_s = timeout_s
+    def __init__(self, backend: str, settings: Settings, pace: Pace, cpus: list[int], limits: Limits) -> None:
+        self.timeout_s = limits.timeout_s
         self.item: int | None = None
         self._doing = "start"
         self._buffer = b""
@@ -54,8 +62,9 @@ class WorkerProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         try:
-            self._send("setup", backend=backend, settings=asdict(settings), pace=asdict(pace), cpus=cpus)
-            self._read(max(timeout_s, STARTUP_S))
+            self._send("setup", backend=backend, settings=asdict(settings), pace=asdict(pace), cpus=cpus,
+                       memory_share=limits.memory_share)
+            self._read(max(self.timeout_s, STARTUP_S))
         except BaseException:
             self.close()
             raise

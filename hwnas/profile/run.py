@@ -46,7 +46,7 @@ def random_networks(space: SearchSpace, n: int, seed: int) -> Population:
     if n > space.size:
         raise InputError(f"--networks {n}: {space.spec} has only {space.size} architectures")
     rng = np.random.default_rng(seed)
-    drawn = space.sample(n, rng)[:0]
+    drawn = space.sample(0, rng)
     while len(drawn) < n:
         drawn = space.distinct(np.concatenate([drawn, space.sample(256, rng)]))
     return drawn[:n]
@@ -127,6 +127,20 @@ class Run:
             first = history.measurements(subjects, series=FIRST)
             again = history.measurements(subjects, series=REPEAT)
         return noise_floor((first[subject].median, again[subject].median) for subject in subjects)
+
+    def summary(self) -> dict[str, Any]:
+        """What the run holds, as JSON: counts by verdict, and the noise of repeated measurement as fractions."""
+        verdicts = [row[METRIC].verdict for row in self.table().rows.values()]
+        primitives = len(verdicts)
+        measured = (self.folder / "networks.parquet").is_file()
+        networks = self.networks().column(f"{METRIC}_verdict").to_pylist() if measured else []
+        noise = self.noise()
+        return {
+            "run": str(self.folder), "target": self.target.to_json(),
+            "primitives": primitives, "networks": len(networks),
+            **{verdict: [*verdicts, *networks].count(verdict) for verdict in ("steady", "noisy", "failed")},
+            "noise": asdict(noise) if noise else None,
+        }
 
     def save(self, settings: Settings) -> None:
         """Write `run.json`."""

@@ -23,7 +23,6 @@ from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace, Stopwatch, run_sentinel, take_block, warm_up
 
 OOM_FIRST = 1000
-MEMORY_SHARE = 0.8
 PR_SET_PDEATHSIG = 1
 PRIORITY = -10
 
@@ -38,13 +37,14 @@ class Worker:
         self.sentinel: Stopwatch
         self.pace: Pace
 
-    def setup(self, backend: str, settings: dict[str, Any], pace: dict[str, Any], cpus: list[int]) -> None:
+    def setup(self, backend: str, settings: dict[str, Any], pace: dict[str, Any], cpus: list[int],
+              memory_share: float) -> None:
         if cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cpus)
         with contextlib.suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
         if settings["device"] == "cpu":
-            limit_memory()
+            limit_memory(memory_share)
         self.backend = backends.get(backend)(Settings(**settings))
         self.sentinel = self.backend.sentinel()
         self.pace = Pace(**pace)
@@ -107,14 +107,14 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
 
 
-def limit_memory() -> None:
-    """Make an allocation fail once the process holds 80 % of what is free now, before the machine runs out."""
+def limit_memory(share: float) -> None:
+    """Make an allocation fail once the process holds that share of what is free now, before the machine runs out."""
     import psutil
 
     with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
         import resource
 
-        limit = int(MEMORY_SHARE * psutil.virtual_memory().available)
+        limit = int(share * psutil.virtual_memory().available)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 

@@ -1,0 +1,201 @@
+"""The statistics: medians with intervals, the reference speed, drift correction."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwnas.profile.campaign import Effort, next_session
+from hwnas.profile.stats import (
+    CALM,
+    MIN_BLOCKS,
+    Block,
+    Drift,
+    measure,
+    median_interval,
+    median_rank,
+    noise_floor,
+    reference_speed,
+)
+from hwnas.profile.timer import Pace, take_block, warm_up
+
+times = st.floats(0.01, 100, allow_nan=False)
+
+
+def block(median_ms: float, before: float = 1.0, after: float = 1.0, session: int = 0, spent_s: float = 0.01) -> Block:
+    return Block(session, 10, median_ms, spent_s, before, after)
+
+
+@given(st.lists(times, min_size=1, max_size=60))
+def test_the_interval_holds_the_median_and_lies_within_the_values(values):
+    median, low, high = median_interval(values)
+    assert median == pytest.approx(np.median(values))
+    assert low <= median <= high
+    if len(values) >= MIN_BLOCKS:
+        assert min(values) <= low and high <= max(values)
+    else:
+        assert math.isinf(low) and math.isinf(high)
+
+
+def test_the_interval_covers_as_often_as_it_claims():
+    rng = np.random.default_rng(0)
+    for n in (6, 10, 15, 40):
+        draws = np.sort(rng.lognormal(sigma=0.7, size=(4000, n)), axis=1)
+        k = median_rank(n)
+        covered = np.mean((draws[:, k - 1] <= 1) & (draws[:, -k] >= 1))
+        assert 0.94 <= covered <= 0.99, n
+
+
+def test_rank_is_known():
+    assert [median_rank(n) for n in (5, 6, 8, 9, 10, 12, 15, 20)] == [0, 1, 1, 2, 2, 3, 4, 6]
+
+
+@given(st.lists(times, min_size=MIN_BLOCKS, max_size=30), st.floats(0.2, 5))
+def test_a_measurement_scales_with_the_clock(values, factor):
+    slow = measure([block(v * factor) for v in values], 1.0, 0.02)
+    fast = measure([block(v) for v in values], 1.0, 0.02)
+    assert slow.median == pytest.approx(fast.median * factor)
+    assert slow.half_width == pytest.approx(fast.half_width)
+    assert slow.verdict == fast.verdict
+
+
+@given(st.lists(st.sampled_from([1.0, 1.11]), min_size=MIN_BLOCKS, max_size=30), times)
+def test_drift_is_corrected(speeds, truth):
+    blocks = [block(truth * speed, speed, speed) for speed in speeds]
+    found = measure(blocks, 1.0, 0.02)
+    assert found.median == pytest.approx(truth)
+    assert found.verdict == "steady"
+    assert found.observed == pytest.approx(np.median([b.median_ms for b in blocks]))
+
+
+def test_calm_blocks_are_preferred_to_corrected_ones():
+    calm = [block(1.0) for _ in range(6)]
+    hindered = [block(1.05, 1.11, 1.11) for _ in range(6)]
+    assert measure(calm + hindered, 1.0, 0.02).median == 1.0
+    assert measure(calm + hindered, 1.0, 0.02).blocks == 6
+
+
+def test_blocks_across_a_change_of_speed_are_left_out():
+    settled = [block(1.11, 1.11, 1.11) for _ in range(6)]
+    changing = [block(1.0, 1.0, 1.11) for _ in range(6)]
+    drift = Drift.of(settled + changing, 1.0)
+    assert drift.settled.tolist() == [True] * 6 + [False] * 6
+    assert measure(settled + changing, 1.0, 0.02).median == pytest.approx(1.0)
+    assert measure(settled + changing, 1.0, 0.02).blocks == 6
+
+
+def test_without_a_sentinel_nothing_is_corrected():
+    found = measure([block(v, math.nan, math.nan) for v in (1, 1, 2, 2, 3, 3)], math.nan, 0.02)
+    assert (found.median, found.low, found.high, found.verdict) == (2, 1, 3, "noisy")
+
+
+def test_too_few_blocks_are_noisy_and_none_is_failed():
+    few = measure([block(1.0), block(1.2)], 1.0, 0.5)
+    assert few.verdict == "noisy" and "too few" in few.reason and (few.low, few.high) == (1.0, 1.2)
+    none = measure([], 1.0, 0.02)
+    assert none.verdict == "failed" and math.isnan(none.median) and none.reason
+
+
+def test_noisy_says_how_noisy():
+    found = measure([block(v) for v in np.linspace(1, 2, 12)], 1.0, 0.02)
+    assert found.verdict == "noisy" and "2 % was asked for" in found.reason
+
+
+def test_the_reference_is_the_fastest_mode():
+    rng = np.random.default_rng(1)
+    for slow_share in (0.0, 0.3, 0.9, 0.98):
+        slowed = rng.random(5000) < slow_share
+        sentinel = np.where(slowed, 11.0, 10.0) * (1 + 0.005 * rng.standard_normal(5000))
+        assert reference_speed(sentinel) == pytest.approx(10.0, rel=0.005), slow_share
+    assert math.isnan(reference_speed([]))
+    assert reference_speed([math.nan, 5.0]) == 5.0
+
+
+@given(st.lists(st.tuples(times, times), max_size=20))
+def test_noise_floor(pairs):
+    noise = noise_floor([*pairs, (math.nan, 1.0)])
+    if not pairs:
+        assert noise is None
+        return
+    assert noise.pairs == len(pairs)
+    assert 0 <= noise.median <= 2 and noise.rmse_ms >= 0
+    assert noise.mean == pytest.approx(np.mean([abs(a - b) / ((a + b) / 2) for a, b in pairs]))
+
+
+# when a subject is done
+
+
+def test_a_subject_is_measured_in_two_sessions_then_done():
+    effort, blocks, sessions = Effort(), [], []
+    while (session := next_session(blocks, 1.0, effort)) is not None:
+        sessions.append(session)
+        blocks.append(block(1.0, session=session))
+    assert sessions == [0] * effort.session_blocks + [1] * effort.session_blocks
+
+
+def test_a_noisy_subject_stops_at_its_time_limit():
+    effort, blocks, rng = Effort(time_limit_s=0.5), [], np.random.default_rng(0)
+    while (session := next_session(blocks, 1.0, effort)) is not None:
+        blocks.append(block(float(rng.lognormal(sigma=1.0)), session=session))
+    assert len(blocks) == 50
+    assert measure(blocks, 1.0, effort.goal).verdict == "noisy"
+
+
+def test_the_time_limit_leaves_enough_blocks_for_an_interval():
+    effort, blocks = Effort(time_limit_s=0.5), []
+    while (session := next_session(blocks, 1.0, effort)) is not None:
+        blocks.append(block(1.0, session=session, spent_s=10.0))
+    assert len(blocks) == MIN_BLOCKS
+    assert measure(blocks, 1.0, effort.goal).verdict == "steady"
+
+
+def test_blocks_at_a_changing_speed_need_more_of_them():
+    effort, blocks = Effort(time_limit_s=60), []
+    while next_session(blocks, 1.0, effort) == 0:
+        blocks.append(block(1.0, 1.0, 1.0 + 2 * CALM))
+    assert len(blocks) == 2 * effort.session_blocks
+
+
+@given(st.lists(st.floats(0.5, 2), min_size=40, max_size=40), st.integers(0, 39))
+def test_what_comes_next_depends_on_the_samples_alone(values, cut):
+    """A campaign that was interrupted anywhere ends with the samples of one that was not."""
+    effort = Effort(time_limit_s=0.4)
+
+    def go_on(blocks, most):
+        while len(blocks) < most and (session := next_session(blocks, 1.0, effort)) is not None:
+            blocks.append(block(values[len(blocks)], session=session))
+        return blocks
+
+    assert go_on(list(go_on([], cut)), 40) == go_on([], 40)
+
+
+# the timer
+
+
+def ticking(*times_ns: int):
+    left = iter(times_ns)
+    return lambda: next(left)
+
+
+def test_warm_up_ends_when_runs_get_no_faster():
+    assert warm_up(ticking(300, 200, 110, 100, 99, 1), 1.0) == 300 + 200 + 110 + 100 + 99
+    assert warm_up(ticking(100, 100), 1.0) == 200
+
+
+def test_warm_up_ends_at_its_limit():
+    assert warm_up(ticking(*range(1000, 0, -100)), 1.5e-6) == 1000 + 900
+
+
+@given(st.integers(1, 10**9))
+def test_a_block_is_long_enough_and_not_longer(each_ns):
+    pace = Pace()
+    taken = take_block(lambda: each_ns, pace)
+    total = sum(taken) / 1e9
+    assert 1 <= len(taken) <= pace.most
+    if len(taken) < pace.most:
+        assert total >= pace.block_s
+    if len(taken) < pace.least:
+        assert total >= pace.longest_s
+    assert total - each_ns / 1e9 < pace.longest_s
