@@ -89,14 +89,7 @@ class Store:
         self.holder = uuid.uuid4().hex
         self._environments: dict[str, int] = {}
         with self._errors():
-            if read_only:
-                if not self.path.is_file():
-                    raise StoreError(f"no sample store at {self.path}")
-                uri = f"{self.path.absolute().as_uri()}?mode=ro"
-                self._db = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)
-            else:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+            self._db = self._connect(read_only)
         try:
             with self._errors():
                 self._prepare(read_only)
@@ -104,7 +97,18 @@ class Store:
             self._db.close()
             raise
 
+    def _connect(self, read_only: bool) -> sqlite3.Connection:
+        if not read_only:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        elif not self.path.is_file():
+            raise StoreError(f"no sample store at {self.path}")
+        elif not os.access(self.path.parent, os.W_OK):
+            return sqlite3.connect(f"{self.path.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None)
+        return sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+
     def _prepare(self, read_only: bool) -> None:
+        if read_only:
+            self._db.execute("PRAGMA query_only = ON")
         if not read_only:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -209,8 +213,9 @@ class Store:
         """The blocks of an item, oldest first."""
         rows = self._read("SELECT session, round, started, times_ns, sentinel_ns FROM block WHERE item = ? ORDER BY id",
                           item)
-        return [Sample(session, number, started, _times(times).tolist(), _times(sentinel).tolist())
-                for session, number, started, times, sentinel in rows]
+        with self._errors():
+            return [Sample(session, number, started, _times(times).tolist(), _times(sentinel).tolist())
+                    for session, number, started, times, sentinel in rows]
 
     def blocks(self, target: int, after: int = 0) -> Iterator[tuple[int, int, Block]]:
         """(number, item, block) of a target's blocks numbered above `after`, oldest first."""
@@ -218,7 +223,9 @@ class Store:
                           "JOIN item ON item.id = block.item WHERE target = ? AND block.id > ? ORDER BY block.id",
                           target, after)
         for number, item, session, times, sentinel in rows:
-            yield number, item, Block.of(session, _times(times), _times(sentinel))
+            with self._errors():
+                block = Block.of(session, _times(times), _times(sentinel))
+            yield number, item, block
 
     def failures(self, target: int) -> dict[int, str]:
         """Failed items of a target, with the reason."""
@@ -231,7 +238,8 @@ class Store:
                                "WHERE target = ? GROUP BY item", target))
 
     def environments(self) -> list[dict[str, Any]]:
-        return [json.loads(text) for (text,) in self._read("SELECT json FROM environment ORDER BY id")]
+        with self._errors():
+            return [json.loads(text) for (text,) in self._all("SELECT json FROM environment ORDER BY id")]
 
     # the rest
 
@@ -273,6 +281,8 @@ class Store:
             yield
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"sample store {self.path}: {_advice(str(error))}") from error
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"sample store {self.path}: {_advice(f'malformed: {error}')}") from error
 
 
 def _times(blob: bytes) -> NDArray[np.int64]:

@@ -167,3 +167,12 @@ def test_reading_makes_nothing(tmp_path):
     with pytest.raises(StoreError, match="no sample store"):
         Store(tmp_path / "absent.sqlite", read_only=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sample_that_was_tampered_with(store):
+    item = store.ask(store.target(TARGET), 0, ["a"])["a"]
+    store.add(item, store.environment({}), sample())
+    store._db.execute("UPDATE block SET times_ns = x'010203'")
+    with pytest.raises(StoreError) as error:
+        list(store.blocks(1))
+    assert "damaged" in one_line(error)

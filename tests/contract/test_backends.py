@@ -1,0 +1,123 @@
+"""One suite for every registered backend: the outputs of PyTorch, the same timing, clean failure, clean-up."""
+
+import gc
+
+import numpy as np
+import psutil
+import pytest
+
+from hwnas.core.target import Target
+from hwnas.profile.backends import Settings, backends
+from hwnas.profile.campaign import Effort, History, run_campaign
+from hwnas.profile.device import local_target
+from hwnas.profile.store import Store
+from hwnas.profile.subject import Subject
+from hwnas.profile.timer import random_inputs
+from hwnas.spaces import Primitive, get_space
+
+TOLERANCE = 2e-4
+BLOCKS = [
+    Primitive.of("conv", (3, 32, 32), act="h_swish", bn=1, kernel=3, out=16, stride=2),
+    Primitive.of("linear", (64, 1, 1), out=10),
+    *get_space("ofa-mbv3:width=0.5,resolution=64").primitives()[20:80:20],
+    *get_space("fbnet:variant=cifar").primitives()[3:9:2],
+]
+QUICK = Effort(sessions=1, goal=1.0)
+
+
+@pytest.fixture(params=list(backends))
+def name(request):
+    reason = backends.get(request.param).unavailable(Settings())
+    if reason:
+        pytest.skip(f"{request.param}: {reason}")
+    return request.param
+
+
+def expected(subject: Subject, batch: int) -> np.ndarray:
+    import torch
+
+    inputs = [torch.from_numpy(array) for array in random_inputs(subject.input_shapes(batch))]
+    with torch.no_grad():
+        output = subject.build().eval()(*inputs)
+    return output.numpy()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("primitive", BLOCKS, ids=lambda primitive: primitive.key)
+def test_outputs_are_those_of_pytorch(name, primitive, batch):
+    backend = backends.get(name)(Settings(batch=batch))
+    subject = Subject.primitive(primitive)
+    model = backend.compile(subject)
+    (output,) = backend.run(model)
+    truth = expected(subject, batch)
+    np.testing.assert_allclose(np.asarray(output), truth, rtol=TOLERANCE, atol=TOLERANCE * np.abs(truth).max())
+    backend.close(model)
+
+
+def test_a_network_gives_the_outputs_of_pytorch(name):
+    space = get_space("ofa-mbv3:width=0.5,resolution=64")
+    subject = Subject.network(space, space.sample(1, 0)[0])
+    backend = backends.get(name)(Settings())
+    model = backend.compile(subject)
+    truth = expected(subject, 1)
+    np.testing.assert_allclose(np.asarray(backend.run(model)[0]), truth, rtol=1e-3, atol=1e-3 * np.abs(truth).max())
+    backend.close(model)
+
+
+def test_the_stopwatch_times_every_run(name):
+    backend = backends.get(name)(Settings())
+    model = backend.compile(Subject.primitive(BLOCKS[0]))
+    once = backend.stopwatch(model)
+    times = [once() for _ in range(5)]
+    assert all(isinstance(time, int) and time > 0 for time in times)
+    assert backend.sentinel()() > 0
+    backend.close(model)
+
+
+def test_what_cannot_be_compiled_raises_and_the_next_one_compiles(name):
+    backend = backends.get(name)(Settings())
+    with pytest.raises(Exception, match=r"\w"):
+        backend.compile(Subject("primitive", "1:nonesuch[3x8x8]"))
+    model = backend.compile(Subject.primitive(BLOCKS[0]))
+    backend.run(model)
+    backend.close(model)
+
+
+def test_closing_frees_the_memory(name):
+    space = get_space("ofa-mbv3:width=1.0,resolution=64")
+    subject = Subject.network(space, space.sample(1, 0)[0])
+    backend = backends.get(name)(Settings())
+
+    def cycle(times: int) -> int:
+        for _ in range(times):
+            model = backend.compile(subject)
+            backend.run(model)
+            backend.close(model)
+        gc.collect()
+        return int(psutil.Process().memory_info().rss)
+
+    settled = cycle(6)
+    assert cycle(12) - settled < 24 * 2**20, "twelve networks of about 16 MiB each left more than one behind"
+
+
+def test_it_says_what_it_cannot_do(name):
+    backend = backends.get(name)
+    assert backend.version()
+    for settings in (Settings(device="abacus"), Settings(precision="fp3")):
+        assert settings.device in backend.unavailable(settings) or settings.precision in backend.unavailable(settings)
+
+
+def test_a_campaign_measures_with_it(name, tmp_path):
+    subjects = [Subject.primitive(primitive) for primitive in BLOCKS[:2]]
+    broken = Subject("primitive", "1:nonesuch[3x8x8]")
+    target = local_target(name, Settings())
+    assert isinstance(target, Target) and target.runtime == name and target.runtime_version
+    with Store(tmp_path / "samples.sqlite") as store:
+        run_campaign(store, target, Settings(), [*subjects, broken], effort=QUICK)
+        found = History(store, target).measurements([*subjects, broken], goal=QUICK.goal)
+    for subject in subjects:
+        measured = found[subject]
+        assert measured.verdict == "steady", measured
+        assert 0 < measured.low <= measured.median <= measured.high
+    assert found[broken].verdict == "failed" and "nonesuch" in found[broken].reason
+    assert not psutil.Process().children()

@@ -1,0 +1,193 @@
+"""The run folder: what `profile` leaves, how it resumes, what it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from hwnas.core.errors import InputError, StoreError, TargetMismatchError, UnavailableError, UnknownNameError
+from hwnas.core.table import CostTable
+from hwnas.profile import Effort, Run, Settings, measure_onnx, profile, profile_batches
+from hwnas.profile.device import diagnose, environment, local_target
+from hwnas.profile.run import random_networks
+from hwnas.profile.store import Store
+from hwnas.profile.subject import Subject
+from hwnas.profile.timer import Pace
+from hwnas.spaces import Primitive, get_space
+
+SPACE = "nasbench-macro"
+QUICK = Effort(sessions=1, goal=0.5, time_limit_s=0.01, pace=Pace(block_s=0.001, least=3))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("profile") / "run"
+    profile(SPACE, out, networks=3, repeats=2, effort=QUICK)
+    return out
+
+
+def test_the_folder_holds_table_networks_and_samples(folder):
+    run, space = Run.load(folder), get_space(SPACE)
+    table = run.table()
+    costs = table.vector(space, "latency_ms")
+    assert len(costs) == len(space.primitives()) and (costs > 0).all()
+    assert table.target == run.target == local_target("onnxruntime", Settings())
+    assert table.manifest["spaces"] == [space.spec] and table.manifest["environment"]["cpu"]
+    networks = run.networks().to_pydict()
+    assert networks["space"] == [space.spec] * 3
+    assert networks["arch"] == [space.format(row) for row in random_networks(space, 3, 0)]
+    assert all(low <= value <= high for low, value, high in zip(
+        networks["latency_ms_low"], networks["latency_ms"], networks["latency_ms_high"], strict=True))
+    assert sum(value is not None for value in networks["latency_ms_repeat"]) == 2
+    assert run.noise().pairs == 2
+    assert {path.name for path in folder.iterdir()} == {
+        "run.json", "samples.sqlite", "table.csv", "table.json", "networks.parquet"}
+
+
+def test_the_same_command_measures_nothing_twice(folder, tmp_path):
+    before = blocks(folder / "samples.sqlite")
+    table = (folder / "table.csv").read_bytes()
+    profile(SPACE, folder, networks=3, repeats=2, effort=QUICK)
+    assert blocks(folder / "samples.sqlite") == before
+    assert (folder / "table.csv").read_bytes() == table
+
+
+def test_another_space_is_added_and_what_they_share_is_measured_once(folder, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(folder, out)
+    before = blocks(out / "samples.sqlite")
+    run = profile("nasbench201", out, effort=QUICK)
+    assert [request.space for request in run.requests] == [SPACE, "nasbench201"]
+    table = Run.load(out).table()
+    for space in (SPACE, "nasbench201"):
+        assert len(table.vector(get_space(space), "latency_ms"))
+    assert len(run.networks()) == 3
+    with Store(out / "samples.sqlite", read_only=True) as store:
+        items = store.items(1, 0)
+    shared = set(get_space(SPACE).primitives()) & set(get_space("nasbench201").primitives())
+    for primitive in shared:
+        assert blocks(out / "samples.sqlite")[items[Subject.primitive(primitive).id]] == before[
+            items[Subject.primitive(primitive).id]]
+
+
+def test_another_target_in_the_same_folder_is_refused(folder):
+    with pytest.raises(TargetMismatchError, match="batch 1 against 2"):
+        profile(SPACE, folder, settings=Settings(batch=2), effort=QUICK)
+
+
+def test_batches_share_one_store(tmp_path):
+    runs = profile_batches(SPACE, tmp_path, [1, 2], effort=QUICK)
+    assert [run.folder.name for run in runs] == ["batch_1", "batch_2"]
+    assert {run.store for run in runs} == {tmp_path / "samples.sqlite"}
+    one, two = (run.table().vector(get_space(SPACE), "latency_ms") for run in runs)
+    assert np.median(two / one) > 1.2
+    assert Run.load(tmp_path / "batch_2").table().target.batch == 2
+
+
+def test_a_shared_store_is_remembered(tmp_path):
+    run = profile(SPACE, tmp_path / "run", store=tmp_path / "shared.sqlite", effort=QUICK)
+    assert Run.load(run.folder).store == tmp_path / "shared.sqlite"
+    assert not (run.folder / "samples.sqlite").exists()
+
+
+def test_models_are_measured_interleaved_and_anew(tmp_path):
+    small = Primitive.of("conv", (3, 16, 16), act="relu", bn=1, kernel=3, out=8, stride=1)
+    large = Primitive.of("conv", (3, 128, 128), act="relu", bn=1, kernel=3, out=32, stride=1)
+    path = tmp_path / "large.onnx"
+    path.write_bytes(large.to_onnx())
+    models = {"small": small.to_onnx(), "large": path}
+    found = measure_onnx(models, effort=QUICK, store=tmp_path / "store.sqlite")
+    assert found["large"].median > 5 * found["small"].median > 0
+    measure_onnx(models, effort=QUICK, store=tmp_path / "store.sqlite")
+    with Store(tmp_path / "store.sqlite", read_only=True) as store:
+        assert [len(store.items(1, series)) for series in (0, 1, 2)] == [2, 2, 0]
+
+
+def test_a_model_that_is_none_fails_with_a_reason():
+    found = measure_onnx({"broken": b"no model"}, effort=QUICK)
+    assert found["broken"].verdict == "failed" and found["broken"].reason
+
+
+def test_random_networks_are_distinct_and_a_larger_sample_begins_alike():
+    space = get_space("ofa-mbv3")
+    many = random_networks(space, 300, 7)
+    assert len(np.unique(many, axis=0)) == 300
+    assert (random_networks(space, 40, 7) == many[:40]).all()
+    assert (random_networks(space, 40, 8) != many[:40]).any()
+
+
+def test_a_space_smaller_than_the_sample_is_refused():
+    with pytest.raises(InputError, match="has only 6561"):
+        random_networks(get_space(SPACE), 7000, 0)
+
+
+@pytest.mark.parametrize(("options", "error", "message"), [
+    ({"settings": Settings(device="gpu")}, UnavailableError, "GPU"),
+    ({"settings": Settings(device="tpu")}, UnavailableError, "tpu"),
+    ({"settings": Settings(precision="fp3")}, UnavailableError, "fp3"),
+    ({"settings": Settings(batch=0)}, InputError, "batch"),
+    ({"settings": Settings(threads=10_000)}, InputError, "threads"),
+    ({"runtime": "onnxruntim"}, UnknownNameError, "onnxruntime"),
+    ({"select": "best", "networks": 1}, UnknownNameError, "random"),
+    ({"networks": -1}, InputError, "counts"),
+])
+def test_bad_requests_are_one_line_and_leave_nothing(tmp_path, options, error, message, monkeypatch):
+    monkeypatch.setattr("hwnas.profile.device.gpus", lambda: [])
+    with pytest.raises(error) as raised:
+        profile(SPACE, tmp_path / "run", effort=QUICK, **options)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made():
+    with pytest.raises(StoreError) as raised:
+        profile(SPACE, "/proc/self/hwnas", effort=QUICK)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [
+    "{", "[]", "{}", '{"kind": "profile_run", "schema": 1}',
+    '{"kind": "profile_run", "schema": 1, "requests": 3, "target": {}, "store": "s", "goal": 1}',
+])
+def test_a_run_that_is_none(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"run\.json"):
+        Run.load(tmp_path)
+
+
+def test_an_unfinished_run_says_so(folder, tmp_path):
+    shutil.copy(folder / "run.json", tmp_path)
+    run = Run.load(tmp_path)
+    with pytest.raises(InputError, match=r"table\.csv"):
+        run.table()
+    with pytest.raises(InputError, match="no measured networks"):
+        run.networks()
+
+
+def test_the_environment_is_json():
+    record = json.loads(json.dumps(environment(Settings(), [0]), allow_nan=False))
+    assert {"cpu", "governor", "load", "versions", "host", "date", "settings", "pinned_to"} <= set(record)
+
+
+def test_doctor_finds_this_machine(monkeypatch):
+    monkeypatch.setattr("hwnas.profile.device.SENTINEL_S", 0.05)
+    monkeypatch.setattr("hwnas.profile.device.versions", lambda: {"onnxruntime": "1", "onnxruntime-gpu": "2"})
+    findings = diagnose()
+    topics = {finding.topic for finding in findings}
+    assert {"cpu", "gpu", "runtime onnxruntime", "runtime torch", "libraries", "governor", "steadiness"} <= topics
+    (clash,) = [f for f in findings if f.topic == "libraries" and f.level == "warning"]
+    assert "overwrite" in clash.found and clash.advice
+
+
+def test_the_table_is_the_measurements(folder):
+    table = CostTable.load(folder / "table.csv")
+    assert {cost.verdict for row in table.rows.values() for cost in row.values()} <= {"steady", "noisy"}
+
+
+def blocks(path) -> dict[int, int]:
+    with Store(path, read_only=True) as store:
+        counts: dict[int, int] = {}
+        for _, item, _block in store.blocks(1):
+            counts[item] = counts.get(item, 0) + 1
+        return counts
