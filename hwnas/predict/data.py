@@ -31,6 +31,7 @@ class Measurements:
         values: the metric, (n,).
         groups: (n,); rows of one group measure the same thing and never stand on both sides of a split.
         copies: (n,) or None; rows that share a number are copies of one measurement, not repeats.
+        repeats: (n,) or None; a second, independent measurement of the same thing, NaN where there is none.
         left_out: rows of the source without a value, or whose measurement failed.
         target: what they were measured on, where the source says so.
         table: the cost table that stands beside them, if any.
@@ -42,6 +43,7 @@ class Measurements:
     values: Array
     groups: NDArray[np.int64]
     copies: NDArray[Any] | None = None
+    repeats: Array | None = None
     left_out: int = 0
     target: dict[str, Any] | None = None
     table: CostTable | None = None
@@ -55,10 +57,8 @@ class Measurements:
 
     def rows(self, index: NDArray[Any]) -> Measurements:
         """The rows at `index` (numbers or a mask)."""
-        copies = None if self.copies is None else self.copies[index]
-        return replace(
-            self, population=self.population[index], values=self.values[index], groups=self.groups[index], copies=copies
-        )
+        parts = {name: getattr(self, name) for name in ("population", "values", "groups", "copies", "repeats")}
+        return replace(self, **{name: part if part is None else part[index] for name, part in parts.items()})
 
 
 def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Measurements:
@@ -72,7 +72,7 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     run = path / NETWORKS if path.is_dir() else None
     if run is not None and not run.is_file():
         raise InputError(f"{path} is no run folder with measured networks ({NETWORKS} is missing)")
-    wanted = ["arch", metric, f"{metric}_verdict", GROUPING]
+    wanted = ["arch", metric, f"{metric}_verdict", f"{metric}_repeat", "space", GROUPING]
     columns = read_columns(run or path, wanted, required=("arch", metric))
     raw = _numbers(columns[metric], metric, path)
     keep = ~np.isnan(raw)
@@ -80,14 +80,25 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
         keep &= np.array([verdict != "failed" for verdict in columns[f"{metric}_verdict"]])
     if not keep.any():
         raise InputError(f"{path}: {metric} has no value in any of its {len(raw)} rows")
+    left_out = int((~keep).sum())
+    if run is not None and "space" in columns:
+        keep &= _of_space(columns["space"], space, path)
     values = _checked(raw, keep, quantity, metric, path)
     population = parse_archs(space, columns["arch"], path, keep)
     copies = np.array(columns[GROUPING])[keep] if GROUPING in columns else None
     target = read_json(path / "run.json").get("target") if run and (path / "run.json").is_file() else None
     table = CostTable.load(path) if run and (path / "table.csv").is_file() else None
-    return Measurements(
-        space, metric, population, values, _groups(population, copies), copies, int((~keep).sum()), target, table
-    )
+    again = _numbers(columns[f"{metric}_repeat"], metric, path)[keep] if f"{metric}_repeat" in columns else None
+    groups = _groups(population, copies)
+    return Measurements(space, metric, population, values, groups, copies, again, left_out, target, table)
+
+
+def _of_space(specs: list[Any], space: SearchSpace, path: Path) -> NDArray[np.bool_]:
+    """Which rows of a run are of `space`; raises `InputError` where none is."""
+    own = np.array([spec == space.spec for spec in specs])
+    if not own.any():
+        raise InputError(f"{path}: its networks are of {', '.join(sorted(set(specs)))}, not of {space.spec}")
+    return own
 
 
 def parse_archs(space: SearchSpace, texts: Sequence[Any], path: Path, keep: NDArray[np.bool_]) -> NDArray[np.int16]:

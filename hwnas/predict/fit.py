@@ -160,8 +160,11 @@ def _report(
 
 def _provenance(report: FitReport, data: Measurements, source: str, seed: int) -> dict[str, Any]:
     target = data.target or (data.table.target.to_json() if data.table else None)
-    scores = {name: report.to_json()[name] for name in ("score", "scored_on", "n_train", "n_test", "metrics")}
-    return {"target": target, "source": Path(source).name, "seed": seed, "scores": scores}
+    document = report.to_json()
+    scores = {name: document[name] for name in ("score", "scored_on", "n_train", "n_test", "metrics", "baselines")}
+    evaluation = {"measured": report.measured.tolist(), "predicted": report.predicted.tolist()}
+    return {"target": target, "source": Path(source).name, "seed": seed, "scores": scores, "noise": document["noise"],
+            "evaluation": evaluation}  # fmt: skip
 
 
 def open_model(

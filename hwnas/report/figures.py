@@ -40,35 +40,26 @@ def numbers(values: ArrayLike) -> list[float | None]:
     return [float(v) if np.isfinite(v) else None for v in np.asarray(values, dtype=np.float64).ravel()]
 
 
-def measured_against_predicted(measured: ArrayLike, predicted: Mapping[str, ArrayLike], column: str) -> Figure:
-    """One series a model over the same held-out networks; the diagonal is a perfect prediction."""
+def predicted_against_measured(evaluations: Mapping[str, Mapping[str, ArrayLike]], column: str) -> Figure:
+    """One series a model, of `measured` and `predicted` held-out networks; on the diagonal a prediction is perfect."""
     unit = quantity_of(column).unit
-    truth = numbers(measured)
     traces: list[dict[str, Any]] = [
         {
             "type": "scatter",
             "mode": "markers",
             "name": name,
-            "x": truth,
-            "y": numbers(values),
+            "x": numbers(values["measured"]),
+            "y": numbers(values["predicted"]),
             "marker": {"size": 7, "opacity": 0.75, "color": PALETTE[index % len(PALETTE)]},
         }
-        for index, (name, values) in enumerate(predicted.items())
+        for index, (name, values) in enumerate(evaluations.items())
     ]
-    finite = [v for v in truth if v is not None]
-    ends = [min(finite), max(finite)]
-    traces.append(
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "equal",
-            "x": ends,
-            "y": ends,
-            "hoverinfo": "skip",
-            "line": {"color": FAINT, "dash": "dot"},
-        }
+    truth = [x for trace in traces for x in trace["x"] if x is not None]
+    ends = [min(truth), max(truth)] if truth else []
+    diagonal = {"type": "scatter", "mode": "lines", "name": "equal", "x": ends, "y": ends, "hoverinfo": "skip"}
+    return figure(
+        [*traces, diagonal | {"line": {"color": FAINT, "dash": "dot"}}], f"measured ({unit})", f"predicted ({unit})"
     )
-    return figure(traces, f"measured ({unit})", f"predicted ({unit})")
 
 
 def front(points: Sequence[Mapping[str, Any]], winners: Sequence[Mapping[str, Any]], cost: str) -> Figure:
@@ -138,7 +129,7 @@ def certificates(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure:
             "name": "measured",
             "x": [r["name"] for r in measured],
             "y": numbers([r["measured"] for r in measured]),
-            "marker": {"size": 11, "color": [GOOD if r["verdict"] == "passed" else BAD for r in measured]},
+            "marker": {"size": 11, "color": [GOOD if r["status"] == "passed" else BAD for r in measured]},
             "error_y": {
                 "type": "data",
                 "symmetric": False,

@@ -1,0 +1,154 @@
+"""From the documents in a folder (runs, models, searches, super-networks) to the sections of a page."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hwnas
+from hwnas.core.errors import InputError
+from hwnas.core.files import read_json
+from hwnas.core.table import CostTable
+from hwnas.core.target import Target
+from hwnas.core.units import quantity_of
+from hwnas.report import figures
+from hwnas.report.page import Section, write_page
+
+Document = dict[str, Any]
+
+DOCUMENTS = {"run": "run.json", "model": "model.json", "search": "search.json", "supernet": "supernet.json"}
+
+
+def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write a page on everything that `folder` and the folders in it hold; `report.html` there unless `out` is given.
+
+    Raises `InputError` where nothing in it can be reported.
+    """
+    folder = Path(folder)
+    found = {kind: _documents(folder, name) for kind, name in DOCUMENTS.items()}
+    sections = [
+        *_certificates(found["search"]),
+        *_fronts(found["search"]),
+        *_models(found["model"]),
+        *_supernets(found["supernet"]),
+        *_tables(found["run"]),
+        *_machines(found["run"]),
+    ]
+    if not sections:
+        raise InputError(f"{folder} holds no profiling run, predictor, super-network or search; give the folder of one")
+    path = Path(out) if out else folder / "report.html"
+    write_page(path, "Which network for this device?", f"{folder.resolve().name}, hwnas {hwnas.__version__}", sections)
+    return path
+
+
+def _documents(folder: Path, name: str) -> dict[Path, Document]:
+    """Documents called `name` by the folder they stand in, in the order of their names."""
+    if not folder.is_dir():
+        raise InputError(f"no folder at {folder}")
+    paths = sorted(path for path in folder.rglob(name) if not any(part.startswith(".") for part in path.parts))
+    return {path.parent: read_json(path) for path in paths}
+
+
+def _certificates(searches: Mapping[Path, Document]) -> Iterator[Section]:
+    by_quantity: dict[str, list[Document]] = defaultdict(list)
+    for folder, search in searches.items():
+        if certificate := search["best"].get("certificate"):
+            by_quantity[certificate["quantity"]].append({"name": folder.name, "search": search, **certificate})
+    head = ["search", "budget", "predicted", "measured", "95 % interval", "accuracy", "certificate", "architecture"]
+    for quantity, rows in by_quantity.items():
+        unit = quantity_of(quantity).unit
+        cells = [
+            [row["name"], f"{row['budget']:.4g} {unit}", f"{row['predicted']:.4g}", _number(row["measured"]),
+             f"{_number(row['low'])} to {_number(row['high'])}", f"{row['search']['best']['accuracy']:.4g}",
+             row["status"].replace("_", " "), row["arch"]]
+            for row in rows
+        ]  # fmt: skip
+        notes = " ".join(note for row in rows for note in row["search"]["notes"])
+        text = f"Each winner was measured on the device after the search. {notes}".strip()
+        yield Section(f"certificates-{_slug(quantity)}", f"Certificates: {quantity}", text,
+                      figures.certificates(rows, unit), [head, *cells])  # fmt: skip
+
+
+def _fronts(searches: Mapping[Path, Document]) -> Iterator[Section]:
+    by_cost: dict[tuple[str, str], list[Document]] = defaultdict(list)
+    for search in searches.values():
+        for cost in search["costs"]:
+            by_cost[search["space"], cost].append(search)
+    for (space, cost), group in by_cost.items():
+        points = {c["arch"]: _point(c, cost) for search in group for c in search["front"]}
+        winners = [
+            {**_point(search["best"], cost), "budget": constraint["max"]}
+            for search in group
+            for constraint in search["constraints"]
+            if constraint["quantity"] == cost and "max" in constraint
+        ]
+        text = f"Networks of {space} that no other one found beats in both; dotted lines are budgets."
+        yield Section(f"front-{_slug(cost)}", "Accuracy against cost", text,
+                      figures.front(list(points.values()), winners, cost))  # fmt: skip
+
+
+def _point(candidate: Document, cost: str) -> Document:
+    return {"arch": candidate["arch"], "accuracy": candidate["accuracy"], "cost": candidate["costs"][cost]}
+
+
+def _models(models: Mapping[Path, Document]) -> Iterator[Section]:
+    by_metric: dict[tuple[str, str], dict[str, Document]] = defaultdict(dict)
+    for folder, model in models.items():
+        if "evaluation" in model:
+            by_metric[model["space"], model["metric"]][folder.name] = model
+    for (space, metric), group in by_metric.items():
+        scores = {name: model["scores"]["metrics"]["mape"] for name, model in group.items()}
+        noise = next((model["noise"]["mape"] for model in group.values() if model.get("noise")), None)
+        head = ["model", "MAPE %", "RMSE", "within 5 %", "within 10 %", "Kendall tau"]
+        rows = [[name, *(_number(model["scores"]["metrics"][key])
+                         for key in ("mape", "rmse", "within_5", "within_10", "kendall"))]
+                for name, model in group.items()]  # fmt: skip
+        yield Section(f"errors-{_slug(metric)}", f"How well {metric} is predicted",
+                      f"On networks of {space} that the models had not seen.",
+                      figures.errors(scores, noise, "MAPE"), [head, *rows])  # fmt: skip
+        evaluations = {name: model["evaluation"] for name, model in group.items()}
+        yield Section(f"predicted-{_slug(metric)}", "Predicted against measured",
+                      "A point a network; on the dotted line the prediction is what was measured.",
+                      figures.predicted_against_measured(evaluations, metric))  # fmt: skip
+
+
+def _supernets(supernets: Mapping[Path, Document]) -> Iterator[Section]:
+    for folder, supernet in supernets.items():
+        rows = [
+            [key.replace("_", " "), str(value)]
+            for key, value in supernet.items()
+            if isinstance(value, str | int | float)
+        ]
+        yield Section(f"supernet-{_slug(folder.name)}", "Super-network", "", rows=[["", ""], *rows])
+
+
+def _tables(runs: Mapping[Path, Document]) -> Iterator[Section]:
+    for folder in runs:
+        if not (folder / "table.csv").is_file():
+            continue
+        table = CostTable.load(folder / "table.csv")
+        for metric in table.metrics:
+            steady = sum(row[metric].verdict == "steady" for row in table.rows.values())
+            text = f"{len(table.rows)} primitives on {table.target}; {steady} measured steadily. Darker takes longer."
+            yield Section(f"table-{_slug(folder.name)}-{_slug(metric)}", f"The table: {metric}", text,
+                          figures.table_heatmap(table, metric))  # fmt: skip
+
+
+def _machines(runs: Mapping[Path, Document]) -> Iterator[Section]:
+    for folder, run in runs.items():
+        environment = run["environment"]
+        rows = [["target", str(Target.from_json(run["target"], str(folder)))]]
+        for key, value in environment.items():
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+            rows.append([key.replace("_", " "), shown])
+        yield Section(f"machine-{_slug(folder.name)}", "The machine", "", rows=[["", ""], *rows])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
