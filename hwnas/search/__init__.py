@@ -1,6 +1,6 @@
 """What to choose: accuracy and cost sources, constraints, algorithms, and the certificates of winners."""
 
-from hwnas.search.algorithms import algorithms
+from hwnas.search.algorithm import algorithms
 from hwnas.search.export import Exported, export
 from hwnas.search.problem import Constraint, Problem, make_problem
 from hwnas.search.result import Candidate, Result

@@ -25,11 +25,15 @@ Solve = Callable[[Problem], tuple[Result, list[Candidate]]]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Measured and predicted values of one cost, by architecture; `predicted` is of the uncorrected source."""
+    """Predicted and measured values of one cost, by architecture, (n,) each.
+
+    `predicted` is of the uncorrected source; `worst` the end of the confidence interval that is nearer to the bound.
+    """
 
     genotypes: Population
     predicted: Array
     measured: Array
+    worst: Array
 
 
 def certified(
@@ -42,10 +46,11 @@ def certified(
         measured: at most so many networks are measured.
         store: see `verify`.
 
-    Each round measures the best finalists interleaved. Where all break a budget, the costs are corrected by what was
-    measured (see `corrected`) and the search goes on. A target that is not this machine ends it at once, not measured.
+    Each round measures the best finalists interleaved. Where none keeps its budgets with the whole of its confidence
+    interval, the costs are corrected by what was measured (see `corrected`) and the search goes on. A target that is
+    not this machine ends it at once, not measured.
     """
-    asked, known, spent, result = problem, dict[str, Certificates](), 0, None
+    asked, known, spent = problem, dict[str, Certificates](), 0
     while True:
         result, finalists = solve(asked)
         new = [c for c in finalists if c.arch not in known][: min(A_ROUND, measured - spent)]
@@ -53,15 +58,18 @@ def certified(
         found = iter(certify([claim for part in claims for claim in part], store=store, seed=seed + spent))
         known |= {c.arch: [next(found) for _ in part] for c, part in zip(new, claims, strict=True)}
         spent += len(new)
-        for candidate in finalists:
-            if candidate.arch in known and decisive(known[candidate.arch]).status != "failed":
-                return _awarded(result, candidate, known, spent), known[candidate.arch]
-        if not new or spent >= measured:
-            break
+        tried = sorted((c for c in finalists if c.arch in known), key=lambda c: standing(known[c.arch]))
+        if not new or spent >= measured or standing(known[tried[0].arch]) == 0:
+            return _awarded(result, tried[0], known, spent), known[tried[0].arch]
         asked = replace(problem, costs=_corrected_costs(problem, known))
-        say(f"{len(new)} finalists break their budget on the device; the cost model is corrected, the search goes on")
-    best = next(candidate for candidate in finalists if candidate.arch in known)
-    return _awarded(result, best, known, spent), known[best.arch]
+        say(f"{len(new)} finalists do not keep their budget for sure; the cost model is corrected, the search goes on")
+
+
+def standing(certificates: Certificates) -> int:
+    """0 where the whole confidence interval keeps every budget, or nothing can be measured; 1 where the medians do."""
+    if decisive(certificates).status == "failed":
+        return 2
+    return int(any(c.measured is not None and not c.surely for c in certificates))
 
 
 def _awarded(result: Result, winner: Candidate, known: Mapping[str, Certificates], spent: int) -> Result:
@@ -74,21 +82,24 @@ def _corrected_costs(problem: Problem, known: Mapping[str, Certificates]) -> dic
     costs = dict(problem.costs)
     for name, source in problem.costs.items():
         pairs = [
-            (arch, c.measured)
+            (arch, c.measured, c.worst)
             for arch, certificates in known.items()
             for c in certificates
             if c.claim.quantity == name and c.measured is not None and c.verdict != "exact"
         ]
         if pairs:
-            genotypes = problem.space.parse_many([arch for arch, _ in pairs])
-            values = np.array([value for _, value in pairs])
-            costs[name] = corrected(source, Evidence(genotypes, source.predict(genotypes), values))
+            genotypes = problem.space.parse_many([arch for arch, *_ in pairs])
+            measured, worst = np.array([values for _, *values in pairs]).T
+            costs[name] = corrected(source, Evidence(genotypes, source.predict(genotypes), measured, worst))
     return costs
 
 
 def corrected(source: Source, evidence: Evidence) -> Source:
-    """`source` scaled by the median ratio of measured to predicted, and right about the architectures measured."""
-    scale = float(np.median(evidence.measured / evidence.predicted))
+    """`source`, right about the architectures measured, and scaled elsewhere by the median of `worst` over predicted.
+
+    The worse end of the interval is taken so that what is found next keeps its budget with the whole of it.
+    """
+    scale = float(np.median(evidence.worst / evidence.predicted))
     row_hash = RowHash(evidence.genotypes.shape[1])
     order = np.argsort(row_hash(evidence.genotypes))
     hashes, values = row_hash(evidence.genotypes)[order], evidence.measured[order]

@@ -23,18 +23,22 @@ def crossover(parents: Population, n: int, share: float, rng: np.random.Generato
     crossed = round(share * n)
     children = parents[rng.integers(0, len(parents), n)]
     others = parents[rng.integers(0, len(parents), crossed)]
-    from_other = rng.integers(0, 2, others.shape, dtype=bool)
-    children[:crossed] = np.where(from_other, others, children[:crossed])
+    bits = np.frombuffer(rng.bytes(-(-others.size // 8)), dtype=np.uint8)
+    swapped = np.unpackbits(bits, count=others.size).view(bool).reshape(others.shape)
+    np.copyto(children[:crossed], others, where=swapped)
     return children
 
 
-def mutate(population: Population, space: SearchSpace, rate: float, rng: np.random.Generator) -> Population:
-    """Each gene redrawn uniformly with probability `rate`."""
+def mutate(population: Population, space: SearchSpace, extra: float, rng: np.random.Generator) -> Population:
+    """One gene of each changed to another of its choices, and about `extra` more; returns a new population."""
+    n, genes = population.shape
     result = population.copy()
     flat = result.reshape(-1)
-    where = np.flatnonzero(rng.random(flat.size, dtype=np.float32) < rate)
-    choices = space.choices[where % len(space.choices)]
-    flat[where] = (rng.random(len(where)) * choices).astype(np.int16)
+    more = rng.integers(0, flat.size, rng.poisson(extra * n))
+    where = np.concatenate([np.arange(0, flat.size, genes) + rng.integers(0, genes, n), more])
+    choices = space.choices[where % genes]
+    shift = 1 + (rng.random(len(where)) * (choices - 1)).astype(np.int64)
+    flat[where] = (flat[where] + shift) % choices
     return result
 
 

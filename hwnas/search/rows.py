@@ -41,9 +41,9 @@ class RowSet:
         """Add `hashes`; returns the positions of those that are new, first appearances only, ascending."""
         values, first = np.unique(hashes, return_index=True)
         fresh = ~(contains(self._old, values) | contains(self._young, values))
-        self._young = np.union1d(self._young, values[fresh])
+        self._young = _merged(self._young, values[fresh])
         if len(self._young) > YOUNG_SHARE * len(self._old):
-            self._old, self._young = np.union1d(self._old, self._young), self._young[:0]
+            self._old, self._young = _merged(self._old, self._young), self._young[:0]
         return np.sort(first[fresh])
 
 
@@ -53,3 +53,8 @@ def contains(ordered: Hashes, values: Hashes) -> NDArray[np.bool_]:
         return np.zeros(len(values), dtype=bool)
     position = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return np.asarray(ordered[position] == values)
+
+
+def _merged(one: Hashes, other: Hashes) -> Hashes:
+    """Two ascending arrays as one; a stable sort merges ascending runs in linear time."""
+    return np.sort(np.concatenate([one, other]), kind="stable")

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from hwnas.core.errors import InputError
-from hwnas.search.algorithms import algorithms, objectives
+from hwnas.search.algorithm import algorithms, objectives
 from hwnas.search.certified import MEASURED, certified
 from hwnas.search.evaluator import INFEASIBLE, Evaluator, Scored
 from hwnas.search.moves import best, nondominated
-from hwnas.search.problem import ACCURACY, Problem, make_problem
-from hwnas.search.reach import check_reach, infeasible
+from hwnas.search.problem import ACCURACY, Constraint, Problem, make_problem
+from hwnas.search.reach import Range, check_reach, infeasible
 from hwnas.search.result import Candidate, Result, problem_to_json
 from hwnas.search.sources import Array, Source
 from hwnas.search.verify import save_certificates
 from hwnas.spaces import SearchSpace
 
 AUTO = "auto"
-EVALUATIONS = 60_000
+EVALUATIONS = 80_000
 FINALISTS = 8
 ENOUGH = 0.8
 
@@ -101,7 +101,7 @@ def solve(
     finalists = _ask_exactly(problem, best(found, FINALISTS))
     chosen = candidates(problem, finalists)
     shown = _front(evaluator, found if problem.accuracy.exact is None else finalists)
-    notes = _unused(problem, found, finalists[:1])
+    notes = _unused(problem, found, finalists[:1], ranges)
     took = time.perf_counter() - started
     result = Result(
         problem_to_json(problem),
@@ -147,7 +147,7 @@ def _front(evaluator: Evaluator, found: Scored) -> Scored:
     return front[np.argsort(front.score, kind="stable")]
 
 
-def _unused(problem: Problem, found: Scored, winner: Scored) -> list[str]:
+def _unused(problem: Problem, found: Scored, winner: Scored, ranges: Mapping[str, Range]) -> list[str]:
     """Why a budget was not used up: what the best architecture that uses it reaches."""
     notes = []
     names = list(problem.costs)
@@ -158,12 +158,14 @@ def _unused(problem: Problem, found: Scored, winner: Scored) -> list[str]:
         used = float(winner.costs[0, names.index(constraint.quantity)]) / constraint.bound
         if used < ENOUGH:
             others = found.score[costs >= ENOUGH * constraint.bound]
-            notes.append(_why_more_would_not_help(constraint.quantity, used, others))
+            notes.append(_why_more_would_not_help(constraint, used, others, ranges[constraint.quantity][1]))
     return notes
 
 
-def _why_more_would_not_help(quantity: str, used: float, others: Array) -> str:
-    what = f"the winner uses {used:.0%} of the budget of {quantity}"
+def _why_more_would_not_help(constraint: Constraint, used: float, others: Array, most: float) -> str:
+    what = f"the winner uses {used:.0%} of the budget {constraint}"
+    if most < ENOUGH * constraint.bound:
+        return f"{what}: no network of the space costs more than {most:.6g}"
     if not len(others):
         return f"{what}: no architecture that uses {ENOUGH:.0%} of it was met"
     return (

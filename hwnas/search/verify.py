@@ -77,6 +77,16 @@ class Certificate:
     reason: str = ""
     environment: Mapping[str, Any] | None = None
 
+    @property
+    def worst(self) -> float | None:
+        """The end of the confidence interval that is nearer to the bound, or beyond it."""
+        return self.high if self.claim.upper else self.low
+
+    @property
+    def surely(self) -> bool:
+        """Whether the whole confidence interval keeps the budget."""
+        return self.worst is not None and _status(self.claim, self.worst) == "passed"
+
     def to_json(self) -> dict[str, Any]:
         claim = asdict(self.claim) | {"target": self.claim.target and self.claim.target.to_json()}
         own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "claim"}

@@ -19,10 +19,10 @@ from hwnas.search.sources import Array
 Algorithm = Callable[[Evaluator], None]
 algorithms: Registry[Algorithm] = Registry("algorithm")
 
-PARENTS = 200
+PARENTS = 400
 CHILDREN = 2000
 CROSSED = 0.5
-MUTATIONS = 1.5
+MORE_MUTATIONS = 0.5
 EXPANDED = 4
 
 
@@ -33,10 +33,9 @@ def sizes(evaluator: Evaluator) -> tuple[int, int]:
 
 
 def offspring(parents: Scored, n: int, evaluator: Evaluator) -> Scored:
-    """Evaluated children of `parents`; about `MUTATIONS` genes of each are redrawn."""
-    space, rng = evaluator.problem.space, evaluator.rng
-    children = crossover(parents.genotypes, n, CROSSED, rng)
-    return evaluator.ask(mutate(children, space, min(MUTATIONS / len(space.genes), 0.5), rng))
+    """Evaluated children of `parents`: crossed or copied, then mutated."""
+    children = crossover(parents.genotypes, n, CROSSED, evaluator.rng)
+    return evaluator.ask(mutate(children, evaluator.problem.space, MORE_MUTATIONS, evaluator.rng))
 
 
 @algorithms.register("random")
