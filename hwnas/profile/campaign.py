@@ -20,8 +20,9 @@ import numpy as np
 from hwnas.core.errors import UnavailableError
 from hwnas.core.progress import Task, progress
 from hwnas.core.target import Target
-from hwnas.profile.backends import Settings
-from hwnas.profile.device import environment, idlest_cores
+from hwnas.profile.backends import Backend, Settings, backends
+from hwnas.profile.calibration import recall, remember, settle
+from hwnas.profile.device import cpu_model, environment, idlest_cores
 from hwnas.profile.process import Limits, WorkerDied, WorkerProcess
 from hwnas.profile.stats import MIN_BLOCKS, Block, Drift, Measurement, measure, reference_speed
 from hwnas.profile.store import Sample, Store
@@ -30,6 +31,7 @@ from hwnas.profile.timer import Pace
 
 WAIT_S = 0.5
 IDLE_DEATHS = 3
+REFERENCE = "reference_ms"
 EXTRA_BLOCKS = 3
 
 
@@ -94,6 +96,7 @@ class History:
         self.blocks: dict[int, list[Block]] = defaultdict(list)
         self.sentinel_ms: list[float] = []
         self.seen = 0
+        self.remembered = [float(value) for each in store.environments() if (value := each.get(REFERENCE))]
         self.refresh()
 
     def refresh(self) -> None:
@@ -102,7 +105,7 @@ class History:
             self.blocks[item].append(block)
             self.sentinel_ms += (block.before, block.after)
         self.failures = self.store.failures(self.target)
-        self.reference = reference_speed(self.sentinel_ms)
+        self.reference = settle(reference_speed(self.sentinel_ms), self.remembered)
 
     def measurements(self, subjects: Iterable[Subject], *, series: int = 0,
                      goal: float = Effort.goal) -> dict[Subject, Measurement]:
@@ -124,6 +127,7 @@ class _Campaign:
         items = store.ask(self.history.target, series, [subject.id for subject in subjects])
         self.subjects = {items[subject.id]: subject for subject in subjects}
         self.rng = np.random.default_rng([seed, series])
+        self.common_sentinel = settings.device == "cpu" and backends.get(target.runtime).sentinel is Backend.sentinel
         self.alone: set[int] = set()
         self.environment = self.deaths = 0
         self.task: Task
@@ -138,6 +142,8 @@ class _Campaign:
                         time.sleep(WAIT_S)
                     self.history.refresh()
                     self.show(pending)
+                if self.common_sentinel:
+                    remember(cpu_model(), self.history.reference, len(self.history.sentinel_ms))
             finally:
                 self.store.release()
 
@@ -265,5 +271,9 @@ class _Campaign:
         """A new worker on the idlest cores, and a record of its circumstances."""
         cpus = idlest_cores(self.settings.threads)
         with WorkerProcess(self.backend, self.settings, self.effort.pace, cpus, self.effort.limits) as process:
-            self.environment = self.store.environment(environment(self.settings, cpus))
+            record = environment(self.settings, cpus)
+            if self.common_sentinel and (known := recall(record["cpu"])):
+                record[REFERENCE] = known
+                self.history.remembered.append(known)
+            self.environment = self.store.environment(record)
             yield process

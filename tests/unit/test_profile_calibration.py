@@ -1,0 +1,80 @@
+"""The reference speed that is remembered between campaigns."""
+
+import math
+import time
+
+import pytest
+
+from hwnas.core.target import Target
+from hwnas.profile import calibration
+from hwnas.profile.calibration import LEAST, recall, remember, settle
+from hwnas.profile.campaign import History
+from hwnas.profile.store import Sample, Store
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_the_fastest_is_remembered_for_each_processor():
+    assert recall("cpu") is None
+    for value in (0.011, 0.010, 0.0105):
+        remember("cpu", value, LEAST)
+    assert recall("cpu") == 0.010
+    assert recall("another cpu") is None
+
+
+def test_too_little_evidence_is_not_remembered():
+    remember("cpu", 0.01, LEAST - 1)
+    remember("cpu", math.nan, LEAST)
+    assert recall("cpu") is None
+
+
+def test_a_machine_that_was_changed_is_learnt_anew():
+    remember("cpu", 0.010, LEAST)
+    remember("cpu", 0.020, LEAST)
+    assert recall("cpu") == 0.020
+
+
+def test_it_is_forgotten(monkeypatch):
+    remember("cpu", 0.010, LEAST)
+    later = time.time() + calibration.KEPT_S + 1
+    monkeypatch.setattr(calibration.time, "time", lambda: later)
+    assert recall("cpu") is None
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "nonsense", '{"x": 1}', '{"x": {"reference_ms": "fast"}}'])
+def test_a_broken_cache_is_no_matter(content):
+    calibration.cache_file().parent.mkdir(parents=True)
+    calibration.cache_file().write_text(content)
+    assert recall("cpu") is None
+    remember("cpu", 0.01, LEAST)
+    assert recall("cpu") == 0.01
+
+
+def test_a_cache_that_cannot_be_written_is_no_matter(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/self/hwnas")
+    remember("cpu", 0.01, LEAST)
+    assert recall("cpu") is None
+
+
+def test_what_could_be_the_same_machine_undisturbed():
+    assert settle(0.011, [0.010]) == 0.010
+    assert settle(0.0099, [0.010]) == 0.0099
+    assert settle(0.013, [0.010]) == 0.013
+    assert settle(0.011, []) == 0.011
+    assert math.isnan(settle(math.nan, [0.01]))
+
+
+def test_a_campaign_on_a_slowed_machine_refers_to_the_remembered_speed(tmp_path):
+    target = Target("board", "onnxruntime", "1.0")
+    with Store(tmp_path / "s") as store:
+        item = store.ask(store.target(target), 0, ["a"])["a"]
+        environment = store.environment({"reference_ms": 0.010})
+        for number in range(6):
+            store.add(item, environment, Sample(0, number, 0.0, [1_110_000] * 3, [11_100] * 14))
+        history = History(store, target)
+    assert history.reference == 0.010
+    assert history._measurement(item, 0.02).median == pytest.approx(1.0)
+    assert history._measurement(item, 0.02).observed == pytest.approx(1.11)
