@@ -93,7 +93,8 @@ def _build(kind: str, shape: tuple[int, ...], fields: dict[str, str]) -> list[Pr
         return []
     act, kernel = fields["act"], int(fields["k"])
     if kind.startswith("conv"):
-        stride = [int(fields["s"])] if "s" in fields else [1, 2]
+        image = shape[0] == 3 and kernel > 1
+        stride = [int(fields["s"])] if "s" in fields else [2, 1] if image else [1, 2]
         return [conv(shape, out, kernel, s, act, bn) for s in stride for bn in (1, 0)]
     if kind.startswith(("residualblock", "mbconv", "mbinvertedconv", "dynamicmbconv")):
         expansion = int(fields["e"])

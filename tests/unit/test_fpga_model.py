@@ -1,0 +1,168 @@
+"""The cycle and energy model: what it counts, how it is calibrated, and that nothing simulated passes for measured."""
+
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwnas.core.errors import InputError, TargetMismatchError
+from hwnas.core.table import Cost, CostTable
+from hwnas.core.target import Target
+from hwnas.fpga import (
+    DpuModel,
+    calibrate,
+    calibrate_file,
+    calibrate_networks,
+    get_target,
+    shipped_model,
+    simulate,
+    simulated_table,
+    target_names,
+)
+from hwnas.fpga.calibration import fit, fit_energy, held_out_mape
+from hwnas.fpga.demand import TERMS, block_demand, network_demand
+from hwnas.fpga.model import LATENCY_TERMS, EnergyModel
+from hwnas.parse import parse
+from hwnas.spaces import Primitive, get_space
+from hwnas.spaces.mobile import conv, linear, mbconv
+
+DATA = Path(os.environ.get("HWNAS_REFERENCE_DATA", "../shared/data"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no reference data at {DATA} (HWNAS_REFERENCE_DATA)")
+B4096 = get_target("zcu102-b4096")
+
+
+def demand_of(primitive: Primitive, alone: bool = True) -> dict[str, float]:
+    return dict(zip(TERMS, block_demand([primitive], B4096, alone)[0], strict=True))
+
+
+def test_cycles_of_single_operations() -> None:
+    assert demand_of(conv((17, 9, 9), 33, 3))["conv_cycles"] == 9 * 2 * 3 * 9 * 2
+    assert demand_of(linear((100, 1, 1), 10))["conv_cycles"] == 7
+    block = demand_of(mbconv((16, 10, 10), 16, 5, 1, 32))
+    assert block["depthwise_cycles"] == 25 * 2 * 10 * 3
+    assert block["conv_cycles"] == (2 + 2) * 10 * 2
+    assert block["weight_bytes"] == 16 * 32 * 2 + 25 * 32
+
+
+def test_memory_traffic_follows_the_size_of_the_features() -> None:
+    small, large = mbconv((24, 56, 56), 24, 3, 1, 72), mbconv((24, 56, 56), 24, 3, 1, 144)
+    assert demand_of(small)["spilled_bytes"] == 0
+    assert demand_of(large)["spilled_bytes"] == 2 * 144 * 56 * 56
+    assert demand_of(small)["boundary_bytes"] == 3 * 24 * 56 * 56
+    assert demand_of(small, alone=False)["boundary_bytes"] == 0
+    excited = mbconv((24, 56, 56), 24, 3, 1, 144, se=8)
+    assert demand_of(excited)["spilled_bytes"] == 5 * 144 * 56 * 56
+
+
+def test_a_network_costs_less_than_its_blocks_alone() -> None:
+    space = get_space("ofa-mbv2:resolution=224")
+    population = space.sample(20, 0)
+    whole = simulate((space, population), B4096)
+    table = simulated_table(space.primitives(), B4096)
+    assert whole.energy_mj is not None
+    assert (space.total(table.vector(space, "latency_ms"), population) > 1.05 * whole.latency_ms).all()
+    assert (space.total(table.vector(space, "energy_mj"), population) > 1.05 * whole.energy_mj).all()
+
+
+def test_simulated_is_marked_and_never_merges() -> None:
+    table = simulated_table([conv((16, 8, 8), 16)], "zcu102-b4096")
+    assert table.target.origin == "simulated"
+    assert table.manifest["simulated"] is True
+    assert all(cost.verdict == "simulated" for row in table.rows.values() for cost in row.values())
+    measured = CostTable(Target(table.target.device, "vart", precision="int8", threads=0), table.rows)
+    with pytest.raises(TargetMismatchError):
+        measured.merge(table)
+    with pytest.raises(InputError, match="is simulated"):
+        calibrate(table, B4096)
+
+
+def test_calibration_recovers_known_coefficients(tmp_path: Path) -> None:
+    space = get_space("mnasnet")
+    truth = DpuModel({term: 0.5 + 0.1 * index for index, term in enumerate(LATENCY_TERMS)})
+    population = space.sample(200, 1)
+    demand = network_demand(space, population, B4096)
+    latency = truth.latency_ms(demand, B4096)
+    model = calibrate_networks(space, population[:100], latency[:100], B4096)
+    np.testing.assert_allclose(model.latency_ms(demand, B4096), latency, rtol=0.02)
+    assert model.provenance["assumed"] == ["gate_cycles"]
+    model.save(tmp_path / "model.json")
+    assert DpuModel.load(tmp_path / "model.json") == model
+    assert held_out_mape(demand, latency, B4096) < 1
+
+
+def test_energy_calibration() -> None:
+    space = get_space("mnasnet")
+    demand = network_demand(space, space.sample(60, 2), B4096)
+    truth = DpuModel(dict.fromkeys(LATENCY_TERMS, 1.0), EnergyModel(4000.0, 10.0, 150.0, "known"))
+    latency, energy = truth.latency_ms(demand, B4096), truth.energy_mj(demand, B4096)
+    model = fit_energy(demand, latency, energy, "test")
+    assert (model.static_mw, model.pj_per_mac, model.pj_per_byte) == pytest.approx((4000, 10, 150), rel=1e-3)
+
+
+def test_a_table_of_blocks_calibrates(tmp_path: Path) -> None:
+    blocks = get_space("ofa-mbv3:resolution=128").primitives()[::9]
+    truth = DpuModel(dict.fromkeys(LATENCY_TERMS, 1.2), EnergyModel(4000.0, 10.0, 150.0, "known"))
+    demand = block_demand(blocks, B4096)
+    latency, energy = truth.latency_ms(demand, B4096), truth.energy_mj(demand, B4096)
+    rows = {
+        p.key: {"latency_ms": Cost(float(t)), "energy_mj": Cost(float(e))}
+        for p, t, e in zip(blocks, latency, energy, strict=True)
+    }
+    CostTable(Target("board", "vart", precision="int8", origin="imported"), rows).save(tmp_path / "table.csv")
+    report = calibrate_file(tmp_path / "table.csv", B4096, tmp_path / "model.json")
+    assert report.held_out_mape < 2
+    assert report.model.energy is not None
+    assert report.model.energy.static_mw == pytest.approx(4000, rel=0.01)
+    assert DpuModel.load(tmp_path / "model.json").provenance["n"] == len(blocks)
+
+
+def test_bad_calibrations_are_refused(tmp_path: Path) -> None:
+    demand = block_demand([conv((16, 8, 8), 16)] * 10, B4096)
+    with pytest.raises(InputError, match="8 or more"):
+        fit(demand[:7], np.ones(7), B4096)
+    with pytest.raises(InputError, match="positive latencies"):
+        fit(demand, np.zeros(10), B4096)
+    with pytest.raises(InputError, match="no engine of a DPU"):
+        block_demand([mbconv((16, 8, 8), 16, 3, 1, 16, groups=2)], B4096)
+    (tmp_path / "bad.json").write_text('{"kind": "dpu_model", "schema": 1, "coefficients": {"conv_cycles": -1}}')
+    with pytest.raises(InputError, match="coefficients"):
+        DpuModel.load(tmp_path / "bad.json")
+    (tmp_path / "nets.csv").write_text("arch,ms\nx,1\n")
+    with pytest.raises(InputError, match="no column latency_ms"):
+        calibrate_file(tmp_path / "nets.csv", B4096, tmp_path / "out.json", get_space("mnasnet"))
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_target_simulates(name: str) -> None:
+    target = get_target(name)
+    model = shipped_model(target)
+    result = simulate([conv((16, 8, 8), 16), mbconv((16, 32, 32), 24, 5, 2, 96, "h_swish", 24)], target)
+    assert (result.latency_ms > 0).all()
+    assert (result.energy_mj is None) == (model.energy is None)
+    if name not in ("zcu102-b4096",):
+        assert "no measurement of this DPU" in str(model.provenance)
+
+
+def test_a_wider_dpu_is_faster() -> None:
+    space = get_space("mnasnet")
+    population = space.sample(10, 0)
+    sizes = ["dpuczdx8g-b512", "dpuczdx8g-b1024", "dpuczdx8g-b2304", "dpuczdx8g-b4096"]
+    times = [simulate((space, population), name).latency_ms for name in sizes]
+    assert all((narrow > wide).all() for narrow, wide in pairwise(times))
+
+
+@needs_data
+def test_half_of_the_ultra96_blocks_predict_the_other_half() -> None:
+    target = get_target("ultra96-b2304")
+    report = parse([DATA / "vaitrace_ultra96"])
+    demand = block_demand([Primitive.from_key(str(e.primitive)) for e in report.entries], target)
+    latency = np.array([e.record.costs["latency_ms"].value for e in report.entries])
+    errors = []
+    for seed in range(10):
+        order = np.random.default_rng(seed).permutation(len(latency))
+        train, test = order[:24], order[24:]
+        predicted = fit(demand[train], latency[train], target).latency_ms(demand[test], target)
+        errors.append(100 * np.mean(np.abs(predicted / latency[test] - 1)))
+    assert np.mean(errors) < 10
