@@ -9,11 +9,13 @@ claims.
 
 from __future__ import annotations
 
+import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -59,23 +61,28 @@ class Effort:
     pace: Pace = field(default_factory=Pace)
 
 
-def next_session(blocks: Sequence[Block], reference: float, effort: Effort) -> int | None:
-    """The session in which a subject with these blocks needs its next one; None where it needs none."""
+def blocks_due(blocks: Sequence[Block], reference: float, effort: Effort) -> tuple[int, int]:
+    """What a subject with these blocks needs next: (session, number of blocks); no blocks where it is done.
+
+    The number is what is certain to be needed before the question has to be asked again.
+    """
     if not blocks:
-        return 0
-    if len(blocks) >= MIN_BLOCKS and sum(block.spent_s for block in blocks) >= effort.time_limit_s:
-        return None
-    latest = blocks[-1].session
+        return 0, effort.session_blocks
+    latest, spent = blocks[-1].session, sum(block.spent_s for block in blocks)
+    if len(blocks) >= MIN_BLOCKS and spent >= effort.time_limit_s:
+        return latest, 0
+    most = max(MIN_BLOCKS - len(blocks), math.ceil((effort.time_limit_s - spent) / (spent / len(blocks))))
     own = [block for block in blocks if block.session == latest]
     settled = int(Drift.of(own, reference).settled.sum())
-    extra = max(0, latest + 1 - effort.sessions)
+    extra = latest + 1 > effort.sessions
     steady = latest + 1 >= effort.sessions and measure(blocks, reference, effort.goal).verdict == "steady"
-    needed = effort.session_blocks * 2**extra
-    if extra and steady and settled >= EXTRA_BLOCKS:
-        return None
-    if settled < needed and len(own) < 2 * needed:
-        return latest
-    return None if steady else latest + 1
+    needed = effort.session_blocks * 2 ** max(0, latest + 1 - effort.sessions)
+    if settled < needed and len(own) < 2 * needed and not (extra and steady and settled >= EXTRA_BLOCKS):
+        certain = max(1, EXTRA_BLOCKS - settled) if extra else needed - settled
+        return latest, min(certain, most, 2 * needed - len(own))
+    if steady:
+        return latest, 0
+    return latest + 1, min(EXTRA_BLOCKS if latest + 1 >= effort.sessions else effort.session_blocks, most)
 
 
 def run_campaign(store: Store, target: Target, settings: Settings, subjects: Sequence[Subject], *, series: int = 0,
@@ -132,6 +139,7 @@ class _Campaign:
         self.environment = self.deaths = 0
         self.task: Task
         self.shares: dict[int, float] = {}
+        self.rounds = Counter((item, block.session) for item, blocks in self.history.blocks.items() for block in blocks)
 
     def run(self, title: str) -> None:
         with progress(title, len(self.subjects)) as self.task:
@@ -149,21 +157,20 @@ class _Campaign:
 
     # what is known
 
-    def session(self, item: int) -> int | None:
-        """The session in which `item` needs its next block."""
+    def due(self, item: int) -> tuple[int, int]:
+        """The session in which `item` needs blocks next, and how many."""
         if item in self.history.failures:
-            return None
-        return next_session(self.history.blocks[item], self.history.reference, self.effort)
+            return 0, 0
+        return blocks_due(self.history.blocks[item], self.history.reference, self.effort)
 
     def pending(self) -> list[int]:
-        return [item for item in self.subjects if self.session(item) is not None]
+        return [item for item in self.subjects if self.due(item)[1]]
 
     def show(self, items: Iterable[int]) -> None:
         """Tell the progress bar how `items` stand: a subject under way counts by its share of the least work."""
         least = self.effort.sessions * self.effort.session_blocks
         for item in items:
-            done = self.session(item) is None
-            self.shares[item] = 1.0 if done else min(0.9, len(self.history.blocks[item]) / least)
+            self.shares[item] = 1.0 if not self.due(item)[1] else min(0.9, len(self.history.blocks[item]) / least)
         failed = sum(item in self.history.failures for item in self.subjects)
         self.task.update(sum(self.shares.values()), f"({failed} failed)" if failed else "")
 
@@ -230,7 +237,7 @@ class _Campaign:
 
     def measure_chunk(self, worker: WorkerProcess, chunk: list[int]) -> None:
         """One session of each subject of `chunk`; raises `WorkerDied`."""
-        sessions = {item: session for item in chunk if (session := self.session(item)) is not None}
+        sessions = {item: self.due(item)[0] for item in chunk if self.due(item)[1]}
         for item in list(sessions):
             reply = worker.load(item, self.subjects[item])
             if "failed" in reply:
@@ -238,20 +245,24 @@ class _Campaign:
                 del sessions[item]
             else:
                 self.store.compiled(item, reply["seconds"])
-        rounds = 0
-        while active := [item for item, session in sessions.items() if self.session(item) == session]:
-            order = [active[i] for i in self.rng.permutation(len(active))]
-            for reply in worker.round(order):
+        while order := self.order(sessions):
+            for count, reply in enumerate(worker.run(order), 1):
                 if "failed" in reply:
                     self.set_aside(reply["failed"], reply["reason"], len(chunk))
-                    del sessions[reply["failed"]]
+                    sessions.pop(reply["failed"], None)
                 else:
-                    self.keep(reply, sessions[reply["block"]], rounds)
-            rounds += 1
-            self.store.renew()
-            self.history.refresh()
-            self.show(active)
+                    self.keep(reply, sessions[reply["block"]])
+                if count % len(sessions or chunk) == 0 or count == len(order):
+                    self.store.renew()
+                    self.history.refresh()
+                    self.show(sessions)
         worker.unload()
+
+    def order(self, sessions: Mapping[int, int]) -> list[int]:
+        """The subjects that still need blocks in their session: round after round, each round in random order."""
+        due = {item: number for item, session in sessions.items() for now, number in [self.due(item)] if now == session}
+        rounds = ([item for item in due if due[item] > r] for r in range(max(due.values(), default=0)))
+        return [active[i] for active in rounds for i in self.rng.permutation(len(active))]
 
     def set_aside(self, item: int, reason: str, company: int) -> None:
         """A clean failure is final where the subject had the worker for itself, else it is tried alone."""
@@ -260,10 +271,11 @@ class _Campaign:
         else:
             self.alone.add(item)
 
-    def keep(self, reply: Mapping[str, object], session: int, number: int) -> None:
+    def keep(self, reply: Mapping[str, Any], session: int) -> None:
         """Store one sample block."""
-        sample = Sample(session, number, reply["started"], reply["times"], reply["sentinel"])  # type: ignore[arg-type]
-        item: int = reply["block"]  # type: ignore[assignment]
+        item = reply["block"]
+        self.rounds[item, session] += 1
+        sample = Sample(session, self.rounds[item, session] - 1, reply["started"], reply["times"], reply["sentinel"])
         self.store.add(item, self.environment, sample)
 
     @contextmanager

@@ -74,9 +74,9 @@ class WorkerProcess:
         self._send("load", item=item, subject=asdict(subject))
         return next(message for message in self._messages() if "at" not in message)
 
-    def round(self, order: list[int]) -> Iterator[dict[str, Any]]:
-        """The blocks (or failures) of one round, as they come."""
-        self._send("round", order=order)
+    def run(self, order: list[int]) -> Iterator[dict[str, Any]]:
+        """A sample block (or failure) of each loaded subject in `order`, as they come."""
+        self._send("run", order=order)
         for message in self._messages():
             if "end" in message:
                 return

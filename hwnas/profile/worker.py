@@ -1,6 +1,6 @@
 """The process that measures: `python -m hwnas.profile.worker`, JSON lines in and out.
 
-The parent (`WorkerProcess`) sends `setup`, then `load`, `round` and `unload`; the worker announces each subject before
+The parent (`WorkerProcess`) sends `setup`, then `load`, `run` and `unload`; the worker announces each subject before
 it touches it, so that the parent knows which one it died of. Nothing is shared but the two pipes, so a worker can hang,
 crash or be killed for memory without harm to the campaign.
 """
@@ -65,9 +65,11 @@ class Worker:
         self.models[item] = model, once
         self.say(loaded=item, seconds=compiled)
 
-    def round(self, order: list[int]) -> None:
+    def run(self, order: list[int]) -> None:
         """A sample block of each loaded subject in `order`, between two runs of the sentinel."""
         for item in order:
+            if item not in self.models:
+                continue
             self.say(at=item, doing="run")
             try:
                 once = self.models[item][1]
@@ -77,6 +79,7 @@ class Worker:
                 times = take_block(once, self.pace)
                 after = run_sentinel(self.sentinel)
             except Exception as error:
+                self.backend.close(self.models.pop(item)[0])
                 self.say(failed=item, reason=one_line(error))
                 continue
             self.say(block=item, started=started, times=times, sentinel=before + after, warmup_ns=warm)
@@ -94,7 +97,7 @@ class Worker:
 
     def serve(self, requests: IO[str]) -> None:
         actions: dict[str, Callable[..., None]] = {
-            "setup": self.setup, "load": self.load, "round": self.round, "unload": self.unload,
+            "setup": self.setup, "load": self.load, "run": self.run, "unload": self.unload,
         }
         for line in requests:
             message = json.loads(line)

@@ -20,6 +20,11 @@ class Fake(Backend):
     loaded = 0
     steps = itertools.cycle(PATTERN)
 
+    def __init__(self, settings):
+        super().__init__(settings)
+        if os.environ.get("HWNAS_FAKE_BROKEN"):
+            raise ImportError("libfake.so: cannot open shared object file")
+
     def compile(self, subject):
         Fake.loaded += 1
         word, _, rest = subject.name.partition(" ")

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hwnas.core.errors import UnavailableError
+from hwnas.core.errors import UnavailableError, UnknownNameError
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings, backends
 from hwnas.profile.campaign import Effort, History, run_campaign
@@ -119,10 +119,16 @@ def test_a_subject_that_only_fails_in_company_is_measured_alone(tmp_path):
     assert {name: m.verdict for name, m in found.items()} == dict.fromkeys(["ok 1", "later", "ok 2"], "steady")
 
 
-def test_a_backend_that_does_not_start_is_one_line(tmp_path):
-    with Store(tmp_path / "s") as store, pytest.raises(UnavailableError) as error:
+def test_a_backend_that_does_not_start_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HWNAS_FAKE_BROKEN", "1")
+    with pytest.raises(UnavailableError) as error:
+        campaign(tmp_path / "s", "ok 1")
+    assert "libfake.so" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_backend_is_one_line(tmp_path):
+    with Store(tmp_path / "s") as store, pytest.raises(UnknownNameError, match="nonesuch"):
         run_campaign(store, Target("board", "nonesuch", "1"), Settings(), [Subject("onnx", "ok 1")])
-    assert "nonesuch" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_series_are_independent(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwnas.profile.campaign import Effort, next_session
+from hwnas.profile.campaign import Effort, blocks_due
 from hwnas.profile.stats import (
     CALM,
     MIN_BLOCKS,
@@ -127,9 +127,14 @@ def test_noise_floor(pairs):
 # when a subject is done
 
 
+def next_session(blocks, effort):
+    session, number = blocks_due(blocks, 1.0, effort)
+    return session if number else None
+
+
 def test_a_subject_is_measured_in_two_sessions_then_done():
     effort, blocks, sessions = Effort(), [], []
-    while (session := next_session(blocks, 1.0, effort)) is not None:
+    while (session := next_session(blocks, effort)) is not None:
         sessions.append(session)
         blocks.append(block(1.0, session=session))
     assert sessions == [0] * effort.session_blocks + [1] * effort.session_blocks
@@ -137,7 +142,7 @@ def test_a_subject_is_measured_in_two_sessions_then_done():
 
 def test_a_noisy_subject_stops_at_its_time_limit():
     effort, blocks, rng = Effort(time_limit_s=0.5), [], np.random.default_rng(0)
-    while (session := next_session(blocks, 1.0, effort)) is not None:
+    while (session := next_session(blocks, effort)) is not None:
         blocks.append(block(float(rng.lognormal(sigma=1.0)), session=session))
     assert len(blocks) == 50
     assert measure(blocks, 1.0, effort.goal).verdict == "noisy"
@@ -145,7 +150,7 @@ def test_a_noisy_subject_stops_at_its_time_limit():
 
 def test_the_time_limit_leaves_enough_blocks_for_an_interval():
     effort, blocks = Effort(time_limit_s=0.5), []
-    while (session := next_session(blocks, 1.0, effort)) is not None:
+    while (session := next_session(blocks, effort)) is not None:
         blocks.append(block(1.0, session=session, spent_s=10.0))
     assert len(blocks) == MIN_BLOCKS
     assert measure(blocks, 1.0, effort.goal).verdict == "steady"
@@ -153,7 +158,7 @@ def test_the_time_limit_leaves_enough_blocks_for_an_interval():
 
 def test_blocks_at_a_changing_speed_need_more_of_them():
     effort, blocks = Effort(time_limit_s=60), []
-    while next_session(blocks, 1.0, effort) == 0:
+    while next_session(blocks, effort) == 0:
         blocks.append(block(1.0, 1.0, 1.0 + 2 * CALM))
     assert len(blocks) == 2 * effort.session_blocks
 
@@ -164,11 +169,26 @@ def test_what_comes_next_depends_on_the_samples_alone(values, cut):
     effort = Effort(time_limit_s=0.4)
 
     def go_on(blocks, most):
-        while len(blocks) < most and (session := next_session(blocks, 1.0, effort)) is not None:
+        while len(blocks) < most and (session := next_session(blocks, effort)) is not None:
             blocks.append(block(values[len(blocks)], session=session))
         return blocks
 
     assert go_on(list(go_on([], cut)), 40) == go_on([], 40)
+
+
+@given(st.lists(st.floats(0.5, 2), min_size=80, max_size=80), st.floats(0.005, 0.2))
+def test_blocks_that_are_due_are_all_needed(values, spent_s):
+    """Asking after each block or only when the due ones are taken leads to the same samples."""
+    effort = Effort(time_limit_s=0.7)
+
+    def run(by_one):
+        blocks = []
+        while (due := blocks_due(blocks, 1.0, effort))[1] and len(blocks) < 70:
+            for _ in range(1 if by_one else due[1]):
+                blocks.append(block(values[len(blocks)], session=due[0], spent_s=spent_s))
+        return blocks
+
+    assert run(True) == run(False)
 
 
 # the timer
