@@ -166,7 +166,7 @@ class SearchSpace(ABC):
         for index, gene in enumerate(self.genes):
             if gene.active is not None:
                 controller, least = gene.active
-                array[array[:, controller] < least, index] = 0
+                array[:, index] *= array[:, controller] >= least
         return array
 
     def distinct(self, population: ArrayLike) -> Population:
