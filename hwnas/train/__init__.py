@@ -1,0 +1,31 @@
+"""Training: data sets, weight-sharing super-networks, and the networks found in them.
+
+Importing this package does not import PyTorch; its functions do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwnas.train.config import DataConfig, NetworkConfig, SupernetConfig
+from hwnas.train.data import datasets
+
+if TYPE_CHECKING:
+    from hwnas.train.supernet import Supernet
+
+__all__ = ["DataConfig", "NetworkConfig", "SupernetConfig", "datasets", "load_supernet", "train_supernet"]
+
+
+def train_supernet(config: SupernetConfig, out: str | Path, *, resume: bool = True) -> Supernet:
+    """See `hwnas.train.training.train_supernet`."""
+    from hwnas.train.training import train_supernet
+
+    return train_supernet(config, out, resume=resume)
+
+
+def load_supernet(folder: str | Path, device: str = "auto") -> Supernet:
+    """See `hwnas.train.supernet.load_supernet`."""
+    from hwnas.train.supernet import load_supernet
+
+    return load_supernet(folder, device)

@@ -1,0 +1,73 @@
+"""Checkpoints: a folder whose JSON file names the safetensors files that belong to it.
+
+The JSON file is renamed into place last, so a checkpoint is either the new one or the one before it, never a mixture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwnas.core.errors import InputError
+from hwnas.core.files import read_json, replacing, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = 1
+
+
+def save(
+    folder: Path, name: str, step: int, tensors: Mapping[str, Mapping[str, Tensor]], about: dict[str, Any]
+) -> None:
+    """Write `folder/NAME.json` and one safetensors file for each group of `tensors`, then drop the files before them.
+
+    Raises `InputError` where the folder cannot be written; the checkpoint before stays whole.
+    """
+    from safetensors.torch import save_file
+
+    files: dict[str, dict[str, str]] = {}
+    for group, values in tensors.items():
+        path = folder / f"{group}-{step:08d}.safetensors"
+        with replacing(path) as temporary:
+            save_file({key: tensor.detach().contiguous().cpu() for key, tensor in values.items()}, temporary)
+        files[group] = {"file": path.name, "sha256": _digest(path)}
+    write_json(folder / f"{name}.json", {"schema": SCHEMA, **about, "step": step, "files": files})
+    kept = {entry["file"] for entry in files.values()}
+    for path in folder.glob("*-[0-9]*.safetensors"):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
+
+
+def read(folder: str | Path, name: str) -> dict[str, Any]:
+    """What `folder/NAME.json` says; raises `InputError` where it is no checkpoint of this version."""
+    path = Path(folder) / f"{name}.json"
+    about = read_json(path, "checkpoint")
+    if about.get("schema") != SCHEMA:
+        raise InputError(f"{path}: a checkpoint of schema {about.get('schema')}; this hwnas reads schema {SCHEMA}")
+    return about
+
+
+def tensors(folder: str | Path, about: Mapping[str, Any], group: str) -> dict[str, Tensor]:
+    """One group of tensors; raises `InputError` where its file is missing or is not what was written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        entry = about["files"][group]
+        path = Path(folder) / Path(entry["file"]).name
+        if _digest(path) != entry["sha256"]:
+            raise InputError(f"{path}: the checkpoint is damaged (its content is not what was written); train it again")
+        loaded: dict[str, Tensor] = load_file(path)
+        return loaded
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder}: the checkpoint lacks its {group}; train it again") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: cannot read the checkpoint's {group}: {error}") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,50 @@
+"""Several processes of one training, as torchrun starts them: they share each batch and average their gradients."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those that train together."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def from_environment(cls, device: torch.device) -> Group:
+        """The group that torchrun describes in the environment; this process alone where it did not start it."""
+        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    def average_gradients(self, model: nn.Module) -> None:
+        """Replace every gradient by its mean over the processes, which have all trained the same sub-networks."""
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if self.world == 1 or not gradients:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.world
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def wait(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is this process's GPU where there is one, else the CPU."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

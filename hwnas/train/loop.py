@@ -1,0 +1,213 @@
+"""The training loop that every method shares: steps, learning rates, checkpoints.
+
+A step is a function of the weights and of its number alone (see `batches`), so that a run that was killed and resumed
+ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.core.errors import InputError
+from hwnas.core.progress import Task, progress
+from hwnas.train import checkpoint
+from hwnas.train.batches import Batches
+from hwnas.train.config import RunConfig
+from hwnas.train.distributed import Group
+from hwnas.train.log import Log
+from hwnas.train.schedule import cosine
+
+BASE_BATCH = 64
+Losses = Iterator[tuple[str, Tensor]]
+
+
+class Phase(ABC):
+    """One part of a training: `steps` steps under one learning-rate curve, with an optimiser of its own.
+
+    Attributes:
+        warmup: steps in which the learning rate rises.
+        lr: peak learning rate for 64 images a step.
+    """
+
+    name: str
+    steps: int
+    warmup: int
+    lr: float
+
+    def start(self) -> None:  # noqa: B027
+        """Called before the first step; it may change the modules of the run and nothing else."""
+
+    @abstractmethod
+    def resolution(self, step: int) -> int:
+        """Height and width of the images of `step`."""
+
+    @abstractmethod
+    def losses(self, step: int, images: Tensor, labels: Tensor) -> Losses:
+        """(name, loss) of each network trained in this step; each is differentiated before the next is asked for."""
+
+    def stepped(self) -> None:  # noqa: B027
+        """Called after each update of the weights."""
+
+    def finish(self) -> dict[str, float]:
+        """Called after the last step; what it returns is logged. It may change the modules of the run."""
+        return {}
+
+
+@dataclass
+class Run:
+    """A training in a folder.
+
+    Attributes:
+        name: of the checkpoint's JSON file.
+        about: what that file says beside the step.
+        model: what is trained.
+        others: further modules on which the course depends (a teacher, an average), by name.
+    """
+
+    folder: Path
+    name: str
+    config: RunConfig
+    batches: Batches
+    model: nn.Module
+    about: dict[str, Any]
+    device: torch.device
+    group: Group = field(default_factory=Group)
+    others: dict[str, nn.Module] = field(default_factory=dict)
+
+    def fit(self, phases: list[Phase], resume: bool = True) -> None:
+        """Run the phases from the last checkpoint on, or from the start where there is none or not `resume`.
+
+        Raises `InputError` where a loss is not finite, naming step and network; the last checkpoint stays.
+        """
+        total = sum(phase.steps for phase in phases)
+        done, momentum = self._restore() if resume else (0, {})
+        log = Log(self.folder, done, self.config.tensorboard and self.group.rank == 0, self.group.rank == 0)
+        with progress("training", total) as task, log:
+            task.update(done)
+            end = 0
+            for phase in phases:
+                start, end = end, end + phase.steps
+                if done < end:
+                    self._phase(phase, range(max(done, start), end), start, momentum, task, log)
+                    momentum = {}
+                    self._save(end, None, finished=end == total)
+
+    def _phase(self, phase: Phase, steps: range, start: int, momentum: dict[str, Tensor], task: Task, log: Log) -> None:
+        optimizer = self._optimizer(momentum)
+        scale = phase.lr * self.batches.batch * self.group.world / BASE_BATCH
+        if steps.start == start:
+            phase.start()
+        saved = time.monotonic()
+        self.model.train()
+        for step in steps:
+            lr = cosine(step - start, phase.steps, phase.warmup, scale)
+            losses = self._step(phase, step, optimizer, lr)
+            phase.stepped()
+            mean = sum(losses.values()) / len(losses)
+            task.update(step + 1, f"{phase.name}, loss {mean:.3f}")
+            log.step(step, phase.name, lr, losses)
+            if time.monotonic() - saved >= self.config.checkpoint_s and step + 1 < steps.stop:
+                self._save(step + 1, optimizer)
+                saved = time.monotonic()
+        log.report(steps.stop, phase.name, phase.finish())
+
+    def _step(self, phase: Phase, step: int, optimizer: torch.optim.Optimizer, lr: float) -> dict[str, float]:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        images, labels = self.batches.at(step, phase.resolution(step))
+        losses: dict[str, Tensor] = {}
+        pending = phase.losses(step, images, labels)
+        while True:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                name, loss = next(pending, ("", None))
+            if loss is None:
+                break
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses[name] = loss.detach()
+        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        for name, value in values.items():
+            if value != value or abs(value) == float("inf"):
+                raise InputError(
+                    f"the loss of {name} is {value} at step {step} ({phase.name}, learning rate {lr:.4g}): lower "
+                    f"learning_rate and run the same command again; {self.folder} keeps the last good checkpoint"
+                )
+        self.group.average_gradients(self.model)
+        optimizer.step()
+        return values
+
+    def _optimizer(self, momentum: dict[str, Tensor]) -> torch.optim.SGD:
+        """SGD with Nesterov's momentum, no weight decay on BatchNorm and bias."""
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        free = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+        optimizer = torch.optim.SGD(
+            groups, lr=0.0, momentum=self.config.momentum, nesterov=self.config.momentum > 0, foreach=True
+        )
+        for name, parameter in self.model.named_parameters():
+            if name in momentum:
+                optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
+        return optimizer
+
+    def _save(self, step: int, optimizer: torch.optim.SGD | None, finished: bool = False) -> None:
+        """Write the checkpoint before `step`; without an optimiser the next step starts one afresh."""
+        if self.group.rank == 0:
+            course = {f"{name}.{key}": t for name, m in self.others.items() for key, t in m.state_dict().items()}
+            if optimizer is not None:
+                for name, parameter in self.model.named_parameters():
+                    if "momentum_buffer" in optimizer.state[parameter]:
+                        course[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"]
+            groups = {"weights": self.model.state_dict(), "course": course}
+            checkpoint.save(self.folder, self.name, step, groups, {**self.about, "finished": finished})
+        self.group.wait()
+
+    def _restore(self) -> tuple[int, dict[str, Tensor]]:
+        """The step to go on from and the optimiser's momentum; weights are put in place."""
+        if not (self.folder / f"{self.name}.json").exists():
+            return 0, {}
+        about = checkpoint.read(self.folder, self.name)
+        _same_run(self.folder, about, self.about)
+        self.model.load_state_dict(checkpoint.tensors(self.folder, about, "weights"))
+        course = checkpoint.tensors(self.folder, about, "course")
+        for name, module in self.others.items():
+            own = part(course, name)
+            if own:
+                module.load_state_dict(own)
+        return int(about["step"]), part(course, "momentum")
+
+
+def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors called `NAME.*`, without that prefix."""
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _same_run(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raises `InputError` where the checkpoint in `folder` belongs to another configuration."""
+    free = ("threads", "checkpoint_s", "tensorboard", "device")
+    before, now = ({k: v for k, v in (about.get("config") or {}).items() if k not in free} for about in (found, asked))
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            raise InputError(
+                f"{folder} holds a training with {key} {before.get(key)!r}, asked is {now.get(key)!r}: "
+                "choose another --out, or the same configuration to go on with it"
+            )
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """PyTorch's CPU threads while the block runs; as they are where `count` is None."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,122 @@
+"""`Supernet`: a trained super-network, the accuracies of its sub-networks, and their weights."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from hwnas.core.config import parse_config
+from hwnas.core.errors import InputError
+from hwnas.core.progress import progress
+from hwnas.spaces import SearchSpace, get_space
+from hwnas.spaces.modules import Network
+from hwnas.train import checkpoint
+from hwnas.train.config import RunConfig, SupernetConfig
+from hwnas.train.data import DataSet, load_data
+from hwnas.train.distributed import pick_device
+from hwnas.train.elastic import ElasticNetwork, channels_last
+from hwnas.train.evaluate import Evaluator
+
+NAME = "supernet"
+
+
+class Supernet:
+    """A super-network: weights for every network of `space`.
+
+    Attributes:
+        network: the elastic network.
+        config: what it was trained with.
+        about: what its checkpoint says: step, finished, versions.
+    """
+
+    def __init__(
+        self, network: ElasticNetwork, config: SupernetConfig, about: dict[str, Any], data: DataSet | None = None
+    ) -> None:
+        self.network, self.config, self.about, self._data = network.eval(), config, about, data
+
+    @property
+    def space(self) -> SearchSpace:
+        return self.network.space
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @cached_property
+    def data(self) -> DataSet:
+        """The data set it was trained on, opened when it is first needed."""
+        return self._data or open_data(self.space, self.config)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        return Evaluator(self.data, self.config.calibration_images, self.config.seed, self.device)
+
+    def extract(self, row: ArrayLike, recalibrate: bool = True) -> Network:
+        """The sub-network `row` on its own, in evaluation mode: `space.build(row)` with the super-network's weights.
+
+        Its BatchNorm statistics are re-estimated on the configuration's training images, as `accuracy` does; with
+        `recalibrate=False` they are the shared ones, and outputs equal `network(images, row)`.
+        """
+        network = self.network.extract(row).eval()
+        if recalibrate:
+            self.evaluator.recalibrate(network, resolution_of(network))
+        return network
+
+    def accuracy(self, population: ArrayLike, split: str = "val") -> NDArray[np.float64]:
+        """Accuracy of each genotype as a fraction in [0, 1], shape (n,), on the images of `split` (`val` or `test`).
+
+        Genotypes that are equal in canonical form are evaluated once.
+        """
+        rows, inverse = np.unique(self.space.canonical(population), axis=0, return_inverse=True)
+        found = np.empty(len(rows))
+        with progress("evaluating sub-networks", len(rows)) as task:
+            for index, row in enumerate(rows):
+                network = self.extract(row)
+                found[index] = self.evaluator.accuracy(network, resolution_of(network), split)
+                task.advance()
+        result: NDArray[np.float64] = found[inverse.reshape(-1)]
+        return result
+
+
+def load_supernet(folder: str | Path, device: str = "auto") -> Supernet:
+    """The super-network that `train_supernet` left in `folder`, also one whose training goes on.
+
+    Raises `InputError` where the checkpoint is missing, damaged or of another kind.
+    """
+    about = checkpoint.read(folder, NAME)
+    where = str(Path(folder) / f"{NAME}.json")
+    if about.get("kind") != NAME or not isinstance(about.get("config"), dict):
+        raise InputError(f"{where}: not a super-network's checkpoint")
+    config = parse_config(about["config"], SupernetConfig, where)
+    network = ElasticNetwork(get_space(config.space), config.seed)
+    put_weights(network, checkpoint.tensors(folder, about, "weights"), where)
+    network.to(pick_device(device))
+    channels_last(network)
+    return Supernet(network, config, about)
+
+
+def put_weights(network: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Load `weights` into `network`; raises `InputError` naming the first tensor that does not fit."""
+    own = network.state_dict()
+    for name in sorted({*own, *weights}):
+        found, expected = (tuple(t[name].shape) if name in t else None for t in (weights, own))
+        if found != expected:
+            raise InputError(f"{where}: {name} has shape {found}, the space needs {expected}: weights of another space")
+    network.load_state_dict(weights)
+
+
+def open_data(space: SearchSpace, config: RunConfig) -> DataSet:
+    """The data set of `config` at the largest resolution of `space`, its classes those of the space."""
+    sides = [p.inputs[0][-1] for p in space.primitives()]
+    return load_data(config.data, max(sides), space.graph(space.choices - 1).output[0])
+
+
+def resolution_of(network: Network) -> int:
+    """Height and width of the images that `network` was built for."""
+    return network.graph.inputs[0][-1]

@@ -1,0 +1,57 @@
+"""Training from a configuration: `train_supernet`."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hwnas
+from hwnas.core.registry import Registry
+from hwnas.spaces import get_space
+from hwnas.train.batches import Batches
+from hwnas.train.config import RunConfig, SupernetConfig
+from hwnas.train.distributed import Group, pick_device
+from hwnas.train.elastic import ElasticNetwork, channels_last
+from hwnas.train.evaluate import Evaluator
+from hwnas.train.loop import Phase, Run, cpu_threads
+from hwnas.train.supernet import NAME, Supernet, open_data
+
+Algorithm = Callable[[Run, ElasticNetwork, SupernetConfig, Evaluator], list[Phase]]
+algorithms: Registry[Algorithm] = Registry("training algorithm", ("hwnas.train.ofa",))
+
+
+def train_supernet(config: SupernetConfig, out: str | Path, *, resume: bool = True) -> Supernet:
+    """Train the super-network of `config` in the folder `out`, going on from a checkpoint that is there.
+
+    The folder holds `supernet.json`, the weights and what a resumed run needs as safetensors, and `log.jsonl`. Under
+    torchrun each process takes its share of every batch and the first one writes. Raises `InputError` where the data,
+    the space or the checkpoint cannot be used, and where a loss is not finite.
+    """
+    space, device = get_space(config.space), pick_device(config.device)
+    algorithm = algorithms.get(config.algorithm)
+    network = ElasticNetwork(space, config.seed)
+    data = open_data(space, config)
+    network.to(device)
+    channels_last(network)
+    group = Group.from_environment(device)
+    with cpu_threads(config.threads):
+        batches = Batches(data, config.batch, config.seed, device, group.rank, group.world)
+        evaluator = Evaluator(data, config.calibration_images, config.seed, device)
+        run = Run(Path(out), NAME, config, batches, network, provenance(NAME, config), device, group)
+        run.fit(algorithm(run, network, config, evaluator), resume)
+    return Supernet(network, config, run.about, data)
+
+
+def provenance(kind: str, config: RunConfig) -> dict[str, Any]:
+    """What a checkpoint says of itself beside its weights."""
+    return {
+        "kind": kind,
+        "hwnas": hwnas.__version__,
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "config": config.model_dump(mode="json"),
+    }
