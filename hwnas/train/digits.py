@@ -1,4 +1,4 @@
-"""The built-in data set: scikit-learn's 1,797 handwritten digits of 8x8 pixels, enlarged to the network's resolution."""
+"""The built-in data set: scikit-learn's 1,797 handwritten digits of 8x8 pixels, enlarged as networks need them."""
 
 from __future__ import annotations
 

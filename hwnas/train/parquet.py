@@ -56,10 +56,12 @@ class _Shards:
         if not table.num_rows:
             raise InputError(f"{path}: holds no image")
         self.path, self._images = path, table["image"]
-        try:
-            self.labels = np.asarray(table["label"].to_numpy(), dtype=np.int64)
-        except (ValueError, TypeError, pa.ArrowException) as error:
-            raise InputError(f"{path}: column label does not hold an integer for every image") from error
+        labels = table["label"]
+        if labels.null_count or not pa.types.is_integer(labels.type):
+            raise InputError(f"{path}: column label does not hold an integer for every image")
+        self.labels = labels.to_numpy().astype(np.int64)
+        if self.labels.max() >= len(self.labels):
+            raise InputError(f"{path}: label {self.labels.max()} is out of range for {len(self.labels)} images")
 
     def bytes_of(self, row: int) -> bytes:
         value: Any = self._images[row].as_py()

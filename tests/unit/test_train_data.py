@@ -1,0 +1,286 @@
+"""Data sets: every format gives the images it holds, and bad files are named."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hwnas.core.errors import InputError, UnknownNameError
+from hwnas.train import DataConfig, datasets
+from hwnas.train.batches import Batches, augment, resize, to_device
+from hwnas.train.data import Augmentation, DataSet, Images, load_data
+
+Image = pytest.importorskip("PIL.Image")
+rng = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HWNAS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def encoded(label: int, side: int = 12) -> bytes:
+    """A PNG whose colour tells its label."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((side, side + 4, 3), 40 * label + 20, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def image_folder(root: Path, classes: int = 3, each: int = 8) -> Path:
+    for split in ("train", "val"):
+        for label in range(classes):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for index in range(each):
+                (folder / f"{index}.png").write_bytes(encoded(label))
+    return root
+
+
+def colours_tell_labels(images: Images) -> bool:
+    return bool((images.pixels == (40 * images.labels + 20)[:, None, None, None]).all())
+
+
+def parquet_file(path: Path, labels: list[int], struct: bool = False) -> Path:
+    images = [encoded(label) for label in labels]
+    values = [{"bytes": image, "path": None} for image in images] if struct else images
+    pq.write_table(pa.table({"image": values, "label": labels}), path)
+    return path
+
+
+def cifar_files(folder: Path, records: int = 20) -> Path:
+    folder.mkdir()
+    for name in [*(f"data_batch_{part}.bin" for part in range(1, 6)), "test_batch.bin"]:
+        labels = np.arange(records, dtype=np.uint8) % 10
+        pixels = np.zeros((records, 3, 32, 32), np.uint8)
+        pixels[:, 1] = labels[:, None, None] * 20
+        rows = np.concatenate([labels[:, None], pixels.reshape(records, -1)], axis=1)
+        (folder / name).write_bytes(rows.tobytes())
+    (folder / "batches.meta.txt").write_text("\n".join(f"name{i}" for i in range(10)) + "\n\n")
+    return folder
+
+
+def load(name: str, classes: int, side: int = 64, **options: object) -> DataSet:
+    return load_data(DataConfig.model_validate({"name": name, **options}), side, classes)
+
+
+def test_digits_are_split_the_same_way_every_time() -> None:
+    first, again = load("digits", 10), load("digits", 10)
+    assert len(first.train) + len(first.val) + len(first.test) == 1797
+    np.testing.assert_array_equal(first.train.pixels, again.train.pixels)
+    rows = {part.tobytes() for part in first.train.pixels}
+    assert sum(part.tobytes() in rows for part in first.test.pixels) < 5
+    assert set(first.val.labels) == set(range(10))
+
+
+def test_image_folders(tmp_path: Path) -> None:
+    data = load("folder", 3, path=image_folder(tmp_path / "data"))
+    assert data.classes == ("class0", "class1", "class2")
+    assert data.train.pixels.shape[1:] == (12, 12, 3)
+    assert len(data.train) + len(data.val) == 24 and len(data.test) == 24
+    assert all(map(colours_tell_labels, (data.train, data.val, data.test)))
+
+
+def test_a_folder_of_classes_alone_is_split_in_three(tmp_path: Path) -> None:
+    data = load("folder", 3, path=image_folder(tmp_path / "data") / "train", val_fraction=0.25, size=8)
+    assert (len(data.train), len(data.val), len(data.test)) == (12, 6, 6)
+    assert data.train.pixels.shape[1:] == (8, 8, 3)
+
+
+@pytest.mark.parametrize("struct", [False, True])
+def test_parquet(tmp_path: Path, struct: bool) -> None:
+    train = parquet_file(tmp_path / "train.parquet", [0, 1, 2] * 10, struct)
+    test = parquet_file(tmp_path / "test.parquet", [2, 1, 0], struct)
+    data = load("parquet", 3, path=train, test_path=test)
+    assert colours_tell_labels(data.train) and list(data.test.labels) == [2, 1, 0]
+    assert len(data.train) == 27
+
+
+def test_a_folder_of_parquet_shards(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    for index in range(2):
+        parquet_file(tmp_path / "shards" / f"part-{index}.parquet", [0, 1] * 5)
+    assert len(load("parquet", 2, path=tmp_path / "shards").train) == 16
+
+
+def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = image_folder(tmp_path / "data")
+    first = load("folder", 3, path=path)
+    monkeypatch.setattr("hwnas.train.decode.decode", None)
+    np.testing.assert_array_equal(load("folder", 3, path=path).train.pixels, first.train.pixels)
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_cifar_binary_files(tmp_path: Path, archived: bool) -> None:
+    path = cifar_files(tmp_path / "cifar-10-batches-bin")
+    if archived:
+        with tarfile.open(tmp_path / "cifar.tar.gz", "w:gz") as archive:
+            archive.add(path, "cifar-10-batches-bin")
+        path = tmp_path / "cifar.tar.gz"
+    data = load("cifar10", 10, path=path)
+    assert data.classes[3] == "name3" and len(data.train) == 90 and len(data.test) == 20
+    assert (data.train.pixels[..., 1] == 20 * data.train.labels[:, None, None]).all()
+    assert not data.train.pixels[..., (0, 2)].any()
+
+
+def corrupt_image(root: Path) -> dict[str, object]:
+    bad = image_folder(root) / "train" / "class1" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    return {"name": "folder", "path": root}
+
+
+def empty_class(root: Path) -> dict[str, object]:
+    (image_folder(root) / "train" / "class9").mkdir()
+    return {"name": "folder", "path": root}
+
+
+def unknown_class(root: Path) -> dict[str, object]:
+    (image_folder(root) / "val" / "other").mkdir()
+    return {"name": "folder", "path": root}
+
+
+def one_class(root: Path) -> dict[str, object]:
+    root.mkdir()
+    return {"name": "parquet", "path": parquet_file(root / "one.parquet", [1] * 10)}
+
+
+def negative_label(root: Path) -> dict[str, object]:
+    root.mkdir()
+    return {"name": "parquet", "path": _labels(root)}
+
+
+def _labels(root: Path) -> Path:
+    images = [encoded(0)] * 6
+    pq.write_table(pa.table({"image": images, "label": [0, 1, -7, 1, 0, 1]}), root / "bad.parquet")
+    return root / "bad.parquet"
+
+
+def test_labels_beyond_those_of_training(tmp_path: Path) -> None:
+    train, test = (
+        parquet_file(tmp_path / "a.parquet", [0, 1] * 5),
+        parquet_file(tmp_path / "b.parquet", [0, 5]),
+    )
+    with pytest.raises(InputError, match=r"label 5 of image 1 is out of range"):
+        load("parquet", 2, path=train, test_path=test)
+
+
+def no_column(root: Path) -> dict[str, object]:
+    root.mkdir()
+    pq.write_table(pa.table({"picture": [b"x"], "label": [0]}), root / "odd.parquet")
+    return {"name": "parquet", "path": root / "odd.parquet"}
+
+
+def not_parquet(root: Path) -> dict[str, object]:
+    root.mkdir()
+    (root / "no.parquet").write_bytes(b"nothing of the kind")
+    return {"name": "parquet", "path": root / "no.parquet"}
+
+
+def null_label(root: Path) -> dict[str, object]:
+    root.mkdir()
+    pq.write_table(pa.table({"image": [encoded(0)] * 2, "label": [0, None]}), root / "null.parquet")
+    return {"name": "parquet", "path": root / "null.parquet"}
+
+
+def cut_cifar(root: Path) -> dict[str, object]:
+    path = cifar_files(root) / "data_batch_2.bin"
+    path.write_bytes(path.read_bytes()[:-7])
+    return {"name": "cifar10", "path": root}
+
+
+def pickled_cifar(root: Path) -> dict[str, object]:
+    root.mkdir()
+    (root / "data_batch_1").write_bytes(b"pickle")
+    return {"name": "cifar10", "path": root}
+
+
+def nothing(root: Path) -> dict[str, object]:
+    return {"name": "folder", "path": root}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (corrupt_image, r"class1/3\.png: not a readable image"),
+        (empty_class, r"train/class9: no image of class 'class9'"),
+        (unknown_class, r"val/other: a class that the training images do not have"),
+        (one_class, r"one\.parquet: all 10 images have label 1"),
+        (negative_label, r"bad\.parquet: label -7 of image 2 is out of range"),
+        (no_column, r"odd\.parquet: no column 'image' \(it has picture, label\)"),
+        (not_parquet, r"no\.parquet: not a readable Parquet file"),
+        (null_label, r"null\.parquet: column label does not hold an integer for every image"),
+        (cut_cifar, r"data_batch_2\.bin: 61453 bytes are no whole number of records"),
+        (pickled_cifar, r"the binary version is needed"),
+        (nothing, r"nothing at"),
+    ],
+)
+def test_bad_data_is_named_in_one_line(
+    tmp_path: Path, make: Callable[[Path], dict[str, object]], message: str, cache: Path
+) -> None:
+    options = make(tmp_path / "data")
+    with pytest.raises(InputError, match=message) as caught:
+        load_data(DataConfig.model_validate(options), 32, 3)
+    assert "\n" not in str(caught.value)
+    assert not any("pixels" in path.name and path.name.startswith(".") for path in cache.rglob("*"))
+
+
+def test_an_unknown_data_set() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'digits'"):
+        load("digit", 10)
+    assert {"cifar10", "cifar100", "digits", "folder", "parquet"} <= set(datasets)
+
+
+def whole() -> torch.Tensor:
+    return torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_augmentation_without_variation_is_the_identity() -> None:
+    out = augment(whole(), 32, Augmentation(flip=False), torch.Generator())
+    torch.testing.assert_close(out, whole(), rtol=0, atol=1e-4)
+
+
+def test_shifts_are_by_whole_pixels_and_mirrors_are_exact() -> None:
+    x = whole() + 1
+    out = augment(x, 32, Augmentation(flip=True, shift=0.125), torch.Generator().manual_seed(1))
+    for image, moved in zip(x, out, strict=True):
+        padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
+        views = [padded[:, v : v + 32, u : u + 32] for v in range(9) for u in range(9)]
+        assert any((view - moved).abs().max() < 1e-3 for both in views for view in (both, both.flip(2)))
+    assert len({round(float(moved[0, 16, 16]), 4) for moved in out}) > 8
+
+
+def test_resizing_gives_the_resolution() -> None:
+    assert resize(whole(), 20).shape == (16, 3, 20, 20)
+    assert augment(whole(), 48, Augmentation(scale=0.3), torch.Generator()).shape == (16, 3, 48, 48)
+    torch.testing.assert_close(resize(whole(), 32), whole())
+
+
+def test_batches_depend_on_seed_and_step_alone() -> None:
+    data, cpu = load("digits", 10), torch.device("cpu")
+    first, second = Batches(data, 32, 0, cpu), Batches(data, 32, 0, cpu)
+    for _ in range(3):
+        second.at(0, 16)
+    for step in (40, 3):
+        for a, b in zip(first.at(step, 16), second.at(step, 16), strict=True):
+            assert torch.equal(a, b)
+    assert not torch.equal(first.at(0, 16)[0], Batches(data, 32, 1, cpu).at(0, 16)[0])
+
+
+def test_an_epoch_shows_every_image_once_to_one_process() -> None:
+    data, cpu = load("digits", 10), torch.device("cpu")
+    parts = [Batches(data, 16, 0, cpu, rank, 2) for rank in range(2)]
+    seen = np.concatenate([part.rows(step) for step in range(parts[0].steps_per_epoch) for part in parts])
+    assert len(np.unique(seen)) == len(seen) and len(seen) > len(data.train) - 32
+
+
+def test_pixels_reach_the_device_unchanged() -> None:
+    pixels = rng.integers(0, 255, (2, 4, 4, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(
+        to_device(torch.from_numpy(pixels), torch.device("cpu")).numpy()[0, 2], pixels[0, ..., 2]
+    )
