@@ -21,13 +21,15 @@ LABELS = ("label", "fine_label", "labels")
 def parquet(config: DataConfig, side: int) -> DataSet:
     """`path` is a file or a folder of shards; `test_path` holds the test images.
 
-    Class names are read from a column `class` or `class_name` where there is one.
+    Labels are 0 to the largest that a training image has.
     """
     path = needed_path(config)
     first = _Shards(path)
     stored = config.size or min(side, own_side(first.bytes_of(0), f"{path}: image 0"))
     train = _load(path, stored)
     test = _load(config.test_path, stored) if config.test_path else None
+    if train.labels.max() >= len(train):
+        raise InputError(f"{path}: label {train.labels.max()} is out of range for {len(train)} images")
     classes = tuple(map(str, range(int(train.labels.max()) + 1)))
     return assemble(path, classes, train, test, config, suited(stored))
 
@@ -60,8 +62,6 @@ class _Shards:
         if labels.null_count or not pa.types.is_integer(labels.type):
             raise InputError(f"{path}: column label does not hold an integer for every image")
         self.labels = labels.to_numpy().astype(np.int64)
-        if self.labels.max() >= len(self.labels):
-            raise InputError(f"{path}: label {self.labels.max()} is out of range for {len(self.labels)} images")
 
     def bytes_of(self, row: int) -> bytes:
         value: Any = self._images[row].as_py()

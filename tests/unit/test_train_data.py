@@ -281,6 +281,5 @@ def test_an_epoch_shows_every_image_once_to_one_process() -> None:
 
 def test_pixels_reach_the_device_unchanged() -> None:
     pixels = rng.integers(0, 255, (2, 4, 4, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(
-        to_device(torch.from_numpy(pixels), torch.device("cpu")).numpy()[0, 2], pixels[0, ..., 2]
-    )
+    moved = to_device(torch.from_numpy(pixels), torch.device("cpu"))
+    np.testing.assert_array_equal(moved.numpy()[0, 2], pixels[0, ..., 2])

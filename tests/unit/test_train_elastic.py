@@ -48,9 +48,8 @@ def test_networks_differ_and_training_reaches_every_part_that_runs(network: Elas
     touched = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert any("5to3" in name for name in touched) and any("7to5" in name for name in touched)
     slots = {int(name.split(".")[1]) for name in touched}
-    running = {
-        i for i, index in enumerate(space.blocks(row)[0]) if index >= 0 and network.blocks[i].primitive.parameters
-    }
+    learning = {i for i, block in enumerate(network.blocks) if block.primitive.parameters}
+    running = learning & set(np.flatnonzero(space.blocks(row)[0] >= 0).tolist())
     assert slots == running
 
 
