@@ -34,7 +34,7 @@ from hwnas.profile.timer import Pace
 WAIT_S = 0.5
 IDLE_DEATHS = 3
 REFERENCE = "reference_ms"
-EXTRA_BLOCKS = 3
+LONGEST_SESSION = 4
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Effort:
         goal: half-width of the median's 95 % confidence interval, relative to the median, at which it is steady.
         time_limit_s: seconds in timed runs after which it is given up as noisy (not before `MIN_BLOCKS` blocks).
         sessions: worker processes that measure it at the least.
-        session_blocks: sample blocks at a settled speed that complete a session; twice as many of any kind do too.
-            Each session beyond `sessions` takes twice those of the one before it, unless the subject is steady earlier.
+        batch_blocks: sample blocks taken before asking whether they suffice. A session takes one batch, two where the
+            machine's speed was not settled, and the last one up to four until the subject is steady.
         chunk: subjects loaded at once.
         limits: what a worker may take before it counts as hung or out of memory.
         pace: how long a sample block is.
@@ -55,7 +55,7 @@ class Effort:
     goal: float = 0.02
     time_limit_s: float = 0.5
     sessions: int = 2
-    session_blocks: int = 5
+    batch_blocks: int = 5
     chunk: int = 30
     limits: Limits = field(default_factory=Limits)
     pace: Pace = field(default_factory=Pace)
@@ -64,25 +64,26 @@ class Effort:
 def blocks_due(blocks: Sequence[Block], reference: float, effort: Effort) -> tuple[int, int]:
     """What a subject with these blocks needs next: (session, number of blocks); no blocks where it is done.
 
-    The number is what is certain to be needed before the question has to be asked again.
+    Whether it is done is asked at whole batches only, so that the answer is the same however often it is asked.
     """
+    batch = effort.batch_blocks
     if not blocks:
-        return 0, effort.session_blocks
+        return 0, batch
     latest, spent = blocks[-1].session, sum(block.spent_s for block in blocks)
     if len(blocks) >= MIN_BLOCKS and spent >= effort.time_limit_s:
         return latest, 0
     most = max(MIN_BLOCKS - len(blocks), math.ceil((effort.time_limit_s - spent) / (spent / len(blocks))))
     own = [block for block in blocks if block.session == latest]
-    settled = int(Drift.of(own, reference).settled.sum())
-    extra = latest + 1 > effort.sessions
-    steady = latest + 1 >= effort.sessions and measure(blocks, reference, effort.goal).verdict == "steady"
-    needed = effort.session_blocks * 2 ** max(0, latest + 1 - effort.sessions)
-    if settled < needed and len(own) < 2 * needed and not (extra and steady and settled >= EXTRA_BLOCKS):
-        certain = max(1, EXTRA_BLOCKS - settled) if extra else needed - settled
-        return latest, min(certain, most, 2 * needed - len(own))
-    if steady:
-        return latest, 0
-    return latest + 1, min(EXTRA_BLOCKS if latest + 1 >= effort.sessions else effort.session_blocks, most)
+    if len(own) % batch:
+        return latest, min(batch - len(own) % batch, most)
+    if len(own) < 2 * batch and Drift.of(own, reference).settled.sum() < batch:
+        return latest, min(batch, most)
+    if latest + 1 >= effort.sessions:
+        if measure(blocks, reference, effort.goal).verdict == "steady":
+            return latest, 0
+        if len(own) < LONGEST_SESSION * batch:
+            return latest, min(batch, most)
+    return latest + 1, min(batch, most)
 
 
 def run_campaign(store: Store, target: Target, settings: Settings, subjects: Sequence[Subject], *, series: int = 0,
@@ -168,7 +169,7 @@ class _Campaign:
 
     def show(self, items: Iterable[int]) -> None:
         """Tell the progress bar how `items` stand: a subject under way counts by its share of the least work."""
-        least = self.effort.sessions * self.effort.session_blocks
+        least = self.effort.sessions * self.effort.batch_blocks
         for item in items:
             self.shares[item] = 1.0 if not self.due(item)[1] else min(0.9, len(self.history.blocks[item]) / least)
         failed = sum(item in self.history.failures for item in self.subjects)

@@ -53,7 +53,7 @@ class Pace:
     """
 
     block_s: float = 0.010
-    least: int = 7
+    least: int = 8
     most: int = 500
     longest_s: float = 0.5
     warmup_s: float = 1.0

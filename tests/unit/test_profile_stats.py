@@ -137,7 +137,7 @@ def test_a_subject_is_measured_in_two_sessions_then_done():
     while (session := next_session(blocks, effort)) is not None:
         sessions.append(session)
         blocks.append(block(1.0, session=session))
-    assert sessions == [0] * effort.session_blocks + [1] * effort.session_blocks
+    assert sessions == [0] * effort.batch_blocks + [1] * effort.batch_blocks
 
 
 def test_a_noisy_subject_stops_at_its_time_limit():
@@ -160,7 +160,7 @@ def test_blocks_at_a_changing_speed_need_more_of_them():
     effort, blocks = Effort(time_limit_s=60), []
     while next_session(blocks, effort) == 0:
         blocks.append(block(1.0, 1.0, 1.0 + 2 * CALM))
-    assert len(blocks) == 2 * effort.session_blocks
+    assert len(blocks) == 2 * effort.batch_blocks
 
 
 @given(st.lists(st.floats(0.5, 2), min_size=40, max_size=40), st.integers(0, 39))
