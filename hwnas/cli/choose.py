@@ -22,8 +22,12 @@ def train_supernet_command(
     from hwnas.core.config import load_config
     from hwnas.train import SupernetConfig, train_supernet
 
-    report = train_supernet(load_config(config, SupernetConfig), out).summary()
-    show(report, f"super-network of {report['space']} in {out}", as_json)
+    supernet = train_supernet(load_config(config, SupernetConfig), out)
+    space = supernet.space
+    smallest, largest = supernet.accuracy([0 * space.choices, space.choices - 1]).tolist()
+    report = {"space": space.spec, "out": str(out), "accuracy_smallest": smallest, "accuracy_largest": largest}
+    text = f"{space.spec} in {out}: validation accuracy {smallest:.4f} (smallest network) to {largest:.4f} (largest)"
+    show(report, text, as_json)
 
 
 @app.command("search")

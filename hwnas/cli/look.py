@@ -175,7 +175,7 @@ def registry(as_json: Json = False) -> None:
     from hwnas.search import algorithms
     from hwnas.spaces import spaces
     from hwnas.spaces.primitive import kinds
-    from hwnas.train import datasets
+    from hwnas.train.data import datasets
 
     registries = (spaces, kinds, backends, parsers, predictors, datasets, algorithms)
     report = {each.kind: list(each) for each in registries}

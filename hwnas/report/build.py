@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     ]
     if not sections:
         raise InputError(f"{folder} holds no profiling run, predictor, super-network or search; give the folder of one")
+    seen = Counter[str]()
+    for index, section in enumerate(sections):
+        seen[section.name] += 1
+        if seen[section.name] > 1:
+            sections[index] = replace(section, name=f"{section.name}-{seen[section.name]}")
     path = Path(out) if out else folder / "report.html"
     write_page(path, "Which network for this device?", f"{folder.resolve().name}, hwnas {hwnas.__version__}", sections)
     return path
@@ -59,16 +65,18 @@ def _certificates(searches: Mapping[Path, Document]) -> Iterator[Section]:
     head = ["search", "budget", "predicted", "measured", "95 % interval", "accuracy", "certificate", "architecture"]
     for quantity, rows in by_quantity.items():
         unit = quantity_of(quantity).unit
-        cells = [
-            [row["name"], f"{row['budget']:.4g} {unit}", f"{row['predicted']:.4g}", _number(row["measured"]),
-             f"{_number(row['low'])} to {_number(row['high'])}", f"{row['search']['best']['accuracy']:.4g}",
-             row["status"].replace("_", " "), row["arch"]]
-            for row in rows
-        ]  # fmt: skip
-        notes = " ".join(note for row in rows for note in row["search"]["notes"])
-        text = f"Each winner was measured on the device after the search. {notes}".strip()
+        cells = [_certificate_cells(row, unit) for row in rows]
+        notes = [f"{row['name']}: {note}." for row in rows for note in row["search"]["notes"]]
+        text = " ".join(["Each winner was measured after the search, where its device is this one.", *notes])
         yield Section(f"certificates-{_slug(quantity)}", f"Certificates: {quantity}", text,
                       figures.certificates(rows, unit), [head, *cells])  # fmt: skip
+
+
+def _certificate_cells(row: Document, unit: str) -> list[str]:
+    interval = "-" if row["low"] is None else f"{_number(row['low'])} to {_number(row['high'])}"
+    best = row["search"]["best"]
+    return [row["name"], f"{row['budget']:.4g} {unit}", f"{row['predicted']:.4g}", _number(row["measured"]), interval,
+            f"{best['accuracy']:.4g}", row["status"].replace("_", " "), row["arch"]]  # fmt: skip
 
 
 def _fronts(searches: Mapping[Path, Document]) -> Iterator[Section]:

@@ -169,6 +169,16 @@ class SearchSpace(ABC):
                 array[:, index] *= array[:, controller] >= least
         return array
 
+    def matters(self, population: Population) -> NDArray[np.bool_]:
+        """Which genes of each genotype matter, shape (n, genes); the others are 0 in the canonical form."""
+        columns = [
+            np.ones(len(population), dtype=bool)
+            if gene.active is None
+            else population[:, gene.active[0]] >= gene.active[1]
+            for gene in self.genes
+        ]
+        return np.stack(columns, axis=1)
+
     def distinct(self, population: ArrayLike) -> Population:
         """Canonical genotypes without repeats, in order of first appearance."""
         array = self.canonical(population)
