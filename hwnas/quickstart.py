@@ -97,7 +97,7 @@ def _recipe(seed: int) -> Any:
 
 def _search(out: Path, models: dict[str, Any], supernet: Path, seed: int) -> list[dict[str, Any]]:
     """The winner of each budget as JSON, measured; the cost model is the one with the least held-out error."""
-    from hwnas.search import cost_sources, search
+    from hwnas.search import cost_sources, export, search
     from hwnas.search.reach import reachable
     from hwnas.search.subnets import supernet_source
     from hwnas.spaces import get_space
@@ -115,5 +115,6 @@ def _search(out: Path, models: dict[str, Any], supernet: Path, seed: int) -> lis
         say(f"  budget {number}: {budget:g} ms of {least:.3f} to {most:.3f} ms reachable")
         folder = out / "searches" / f"budget-{number}"
         result = search(space, accuracy, costs, max={METRIC: budget}, seed=seed, store=store, out=folder)
+        export(result.best.arch, space, folder / "winner.onnx", supernet=supernet)
         winners.append(result.best.to_json())
     return winners

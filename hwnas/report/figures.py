@@ -143,12 +143,17 @@ def certificates(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure:
 
 
 def table_heatmap(table: CostTable, metric: str) -> Figure:
-    """The table as a heat map: a row an input shape and output, a column a configuration; missing cells stay empty."""
+    """The table as a heat map: a row an input and output shape, a column a configuration; missing cells stay empty.
+
+    A primitive that differs in nothing else than its activation has a star.
+    """
     cells: dict[tuple[str, str], float] = {}
     order: dict[str, int] = {}
     for key, row in table.rows.items():
         if metric in row:
             y, x, size = _place(Primitive.from_key(key))
+            while (y, x) in cells:
+                x += "*"
             cells[y, x] = row[metric].value
             order[y] = size
     ys = sorted(order, key=lambda y: (order[y], y))
