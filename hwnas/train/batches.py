@@ -6,15 +6,18 @@ Nothing depends on what came before, so that a resumed run sees what an uninterr
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hwnas.core.errors import UnavailableError
 from hwnas.train.data import Augmentation, DataSet, Images
 
 ON_DEVICE_BYTES = 4 << 30
+VARIED_TOGETHER = 4
 
 
 class Normaliser:
@@ -65,6 +68,22 @@ def augment(x: Tensor, resolution: int, how: Augmentation, generator: torch.Gene
     return resize(moved, resolution)
 
 
+def randaugment(pixels: Tensor, operations: int, seed: int) -> Tensor:
+    """RandAugment (Cubuk et al., 2020) of uint8 images (n, H, W, 3), drawn anew for every few of them.
+
+    Raises `UnavailableError` where torchvision is not installed.
+    """
+    try:
+        transforms = import_module("torchvision.transforms.v2")
+    except ImportError as error:
+        raise UnavailableError("randaugment needs the package torchvision: pip install torchvision") from error
+    vary = transforms.RandAugment(operations)
+    with torch.random.fork_rng(devices=[pixels.device] if pixels.is_cuda else []):
+        torch.manual_seed(seed)
+        parts = [vary(part) for part in torch.split(pixels.permute(0, 3, 1, 2), VARIED_TOGETHER)]
+    return torch.cat(parts).permute(0, 2, 3, 1)
+
+
 class Batches:
     """Training batches of a data set; `at(step, resolution)` gives images (n, 3, r, r) and labels (n,).
 
@@ -94,11 +113,18 @@ class Batches:
         start = (position * self.world + self.rank) * self.batch
         return self._order[1][start : start + self.batch]
 
+    def rng(self, step: int) -> np.random.Generator:
+        """Random numbers of one step and process."""
+        return np.random.default_rng([self.seed, 4, step, self.rank])
+
     def at(self, step: int, resolution: int) -> tuple[Tensor, Tensor]:
         rows = self.rows(step)
         labels = torch.from_numpy(self._images.labels[rows]).to(self._device)
-        generator = torch.Generator().manual_seed(hash((self.seed, step, self.rank)) & 0x7FFFFFFFFFFFFFFF)
-        images = augment(to_device(self._pixels(step, rows), self._device), resolution, self.how, generator)
+        generator = torch.Generator().manual_seed(int(self.rng(step).integers(2**62)))
+        pixels = self._pixels(step, rows)
+        if self.how.randaugment:
+            pixels = randaugment(pixels, self.how.randaugment, int(torch.randint(2**31, (1,), generator=generator)))
+        images = augment(to_device(pixels, self._device), resolution, self.how, generator)
         return self._normalise(images), labels
 
     def _pixels(self, step: int, rows: np.ndarray) -> Tensor:

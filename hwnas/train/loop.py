@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +54,8 @@ class Phase(ABC):
     def losses(self, step: int, images: Tensor, labels: Tensor) -> Losses:
         """(name, loss) of each network trained in this step; each is differentiated before the next is asked for."""
 
-    def stepped(self) -> None:  # noqa: B027
-        """Called after each update of the weights."""
+    def stepped(self, step: int) -> None:  # noqa: B027
+        """Called after the update of the weights in `step`."""
 
     def finish(self) -> dict[str, float]:
         """Called after the last step; what it returns is logged. It may change the modules of the run."""
@@ -111,7 +111,7 @@ class Run:
         for step in steps:
             lr = cosine(step - start, phase.steps, phase.warmup, scale)
             losses = self._step(phase, step, optimizer, lr)
-            phase.stepped()
+            phase.stepped(step)
             mean = sum(losses.values()) / len(losses)
             task.update(step + 1, f"{phase.name}, loss {mean:.3f}")
             log.step(step, phase.name, lr, losses)
@@ -139,7 +139,7 @@ class Run:
             if value != value or abs(value) == float("inf"):
                 raise InputError(
                     f"the loss of {name} is {value} at step {step} ({phase.name}, learning rate {lr:.4g}): lower "
-                    f"learning_rate and run the same command again; {self.folder} keeps the last good checkpoint"
+                    f"learning_rate and run the same command again, it goes on from the checkpoint in {self.folder}"
                 )
         self.group.average_gradients(self.model)
         optimizer.step()
@@ -161,7 +161,8 @@ class Run:
     def _save(self, step: int, optimizer: torch.optim.SGD | None, finished: bool = False) -> None:
         """Write the checkpoint before `step`; without an optimiser the next step starts one afresh."""
         if self.group.rank == 0:
-            course = {f"{name}.{key}": t for name, m in self.others.items() for key, t in m.state_dict().items()}
+            others = {} if finished else self.others
+            course = {f"{name}.{key}": t for name, m in others.items() for key, t in m.state_dict().items()}
             if optimizer is not None:
                 for name, parameter in self.model.named_parameters():
                     if "momentum_buffer" in optimizer.state[parameter]:
@@ -192,7 +193,7 @@ def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def _same_run(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
     """Raises `InputError` where the checkpoint in `folder` belongs to another configuration."""
-    free = ("threads", "checkpoint_s", "tensorboard", "device")
+    free = ("learning_rate", "threads", "checkpoint_s", "tensorboard", "device")
     before, now = ({k: v for k, v in (about.get("config") or {}).items() if k not in free} for about in (found, asked))
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
@@ -200,6 +201,11 @@ def _same_run(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> Non
                 f"{folder} holds a training with {key} {before.get(key)!r}, asked is {now.get(key)!r}: "
                 "choose another --out, or the same configuration to go on with it"
             )
+
+
+def fixed_shape(network: nn.Module, compiled: bool) -> Callable[[Tensor], Tensor]:
+    """`network` as a function; where `compiled`, one that torch.compile translates at its first call."""
+    return torch.compile(network) if compiled else network
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from hwnas.train.batches import Batches
 from hwnas.train.config import SupernetConfig
 from hwnas.train.elastic import ElasticNetwork
 from hwnas.train.evaluate import Evaluator
-from hwnas.train.loop import Losses, Phase, Run
+from hwnas.train.loop import Losses, Phase, Run, fixed_shape
 from hwnas.train.schedule import RESOLUTION, Stage, sample, stages
 from hwnas.train.supernet import resolution_of
 from hwnas.train.training import algorithms
@@ -41,6 +41,7 @@ class ElasticPhase(Phase):
         self.name, self.lr = stage.name, stage.lr
         self.steps, self.warmup = _steps(stage, run.batches)
         self._run, self._evaluator = run, evaluator
+        self._teacher = fixed_shape(run.others[TEACHER], config.compile) if TEACHER in run.others else None
         self._choices = stage.choices(network.space)
         names = [gene.name for gene in network.space.genes]
         self._resolution = names.index(RESOLUTION) if RESOLUTION in names else None
@@ -74,9 +75,9 @@ class ElasticPhase(Phase):
 
     def losses(self, step: int, images: Tensor, labels: Tensor) -> Losses:
         targets = None
-        if TEACHER in self._run.others and self.stage.rule != "largest":
+        if self._teacher is not None and self.stage.rule != "largest":
             with torch.no_grad():
-                targets = self._run.others[TEACHER](images).float().softmax(1)
+                targets = self._teacher(images).float().softmax(1)
         for name, row in self.rows(step):
             logits = self.network(images, row).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
