@@ -1,0 +1,130 @@
+"""Quantisation of a trained network: it keeps its classes, and every limit of the DPU holds."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from hwnas.core.errors import InputError
+from hwnas.fpga import check, get_target
+from hwnas.fpga.positions import best_position, quantised
+from hwnas.fpga.quantize import quantize
+from hwnas.fpga.validate import validate
+from hwnas.spaces.graph import Graph
+from hwnas.spaces.mobile import conv, linear, mbconv, pool
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Any, Any]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.target))
+    images = ((data.images / 16 - 0.3) / 0.37).astype(np.float32)[order, None]
+    return images, data.target[order]
+
+
+@pytest.fixture(scope="module")
+def trained(digits: tuple[Any, Any]) -> bytes:
+    """A small network with squeeze-excite, h-swish and a shortcut, trained for some seconds."""
+    import torch
+
+    from hwnas.spaces.modules import Network
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    blocks = [
+        conv((1, 8, 8), 16, 3, 1, "h_swish"),
+        mbconv((16, 8, 8), 16, 3, 1, 32, "relu"),
+        mbconv((16, 8, 8), 24, 3, 2, 48, "h_swish", 16),
+        conv((24, 4, 4), 64, 1, 1, "h_swish"),
+        pool((64, 4, 4)),
+        linear((64, 1, 1), 10),
+    ]
+    network = Network(Graph.chain(blocks))
+    x, y = torch.from_numpy(digits[0][:1200]), torch.from_numpy(digits[1][:1200])
+    optimizer = torch.optim.AdamW(network.parameters(), 5e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=8 * 24)
+    for _ in range(8):
+        for rows in torch.randperm(1200).split(50):
+            loss = torch.nn.functional.cross_entropy(network(x[rows]), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return network.eval().to_onnx(None)
+
+
+def test_a_trained_network_keeps_its_answers(trained: bytes, digits: tuple[Any, Any], tmp_path: Path) -> None:
+    images, labels = digits[0][1200:], digits[1][1200:]
+    report = quantize(trained, images, tmp_path / "int8.onnx", labels, held_out=0.8)
+    assert report.snr_db >= 20
+    assert report.top1_float is not None and report.top1_int8 is not None
+    assert report.top1_float > 90
+    assert report.top1_int8 >= report.top1_float - 1
+    assert report.valid
+    assert report.to_json()["rules_broken"] == []
+    assert check(tmp_path / "int8.onnx", get_target("zcu102-b4096")).fits
+
+
+def test_everything_is_int8_with_power_of_two_scales(trained: bytes, digits: tuple[Any, Any], tmp_path: Path) -> None:
+    quantize(trained, digits[0][1200:1232], tmp_path / "int8.onnx")
+    model = onnx.load(tmp_path / "int8.onnx")
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert np.log2(constants[node.input[1]]) % 1 == 0
+            assert constants[node.input[2]].dtype == np.int8
+            assert constants[node.input[2]] == 0
+        if node.op_type in ("Conv", "Gemm"):
+            assert all(producers[name].op_type == "DequantizeLinear" for name in node.input)
+            assert all(constants[producers[name].input[0]].dtype == np.int8 for name in node.input[1:])
+
+
+def _scale(model: onnx.ModelProto, index: int, value: float) -> None:
+    pair = [node for node in model.graph.node if node.op_type == "DequantizeLinear"][index]
+    for tensor in model.graph.initializer:
+        if tensor.name == pair.input[1]:
+            tensor.CopyFrom(numpy_helper.from_array(np.array(value, np.float32), tensor.name))
+
+
+def test_the_validator_names_what_is_broken(trained: bytes, digits: tuple[Any, Any], tmp_path: Path) -> None:
+    quantize(trained, digits[0][1200:1232], tmp_path / "int8.onnx")
+    for value, rule in ((0.3, "power-of-two scale"), (2.0**-40, "w + i - o"), (2.0**20, "w + i - o")):
+        model = onnx.load(tmp_path / "int8.onnx")
+        weights = [t.name for t in model.graph.initializer if t.name.endswith("weight_quantized")]
+        pairs = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+        _scale(model, next(i for i, pair in enumerate(pairs) if pair.input[0] in weights), value)
+        broken = [verdict.rule for verdict in validate(model) if not verdict.passed]
+        assert any(rule in name for name in broken)
+    with pytest.raises(InputError, match="not quantised"):
+        validate(trained)
+
+
+def test_bad_input_is_refused(trained: bytes, digits: tuple[Any, Any], tmp_path: Path) -> None:
+    out = tmp_path / "int8.onnx"
+    with pytest.raises(InputError, match="of shape"):
+        quantize(trained, np.zeros((16, 3, 8, 8), np.float32), out)
+    with pytest.raises(InputError, match="8 or more"):
+        quantize(trained, digits[0][:4], out)
+    with pytest.raises(InputError, match="not finite"):
+        quantize(trained, np.full((16, 1, 8, 8), np.nan, np.float32), out)
+    with pytest.raises(InputError, match="cannot read"):
+        quantize(b"nothing", digits[0][:16], out)
+    assert not out.exists()
+    quantize(trained, digits[0][:16], out)
+    with pytest.raises(InputError, match="quantised already"):
+        quantize(out, digits[0][:16], out)
+
+
+def test_positions_hold_the_values() -> None:
+    rng = np.random.default_rng(0)
+    for scale in (1e-3, 1.0, 500.0):
+        values = (scale * rng.standard_normal(1000)).astype(np.float32)
+        position = best_position(values)
+        error = np.sqrt(np.mean((quantised(values, position) - values) ** 2))
+        assert error < 0.02 * scale
