@@ -53,7 +53,7 @@ class Effort:
     """
 
     goal: float = 0.02
-    time_limit_s: float = 0.5
+    time_limit_s: float = 1.0
     sessions: int = 2
     batch_blocks: int = 5
     chunk: int = 30
@@ -239,13 +239,12 @@ class _Campaign:
     def measure_chunk(self, worker: WorkerProcess, chunk: list[int]) -> None:
         """One session of each subject of `chunk`; raises `WorkerDied`."""
         sessions = {item: self.due(item)[0] for item in chunk if self.due(item)[1]}
-        for item in list(sessions):
-            reply = worker.load(item, self.subjects[item])
+        for reply in worker.load({item: self.subjects[item] for item in sessions}):
             if "failed" in reply:
-                self.set_aside(item, reply["reason"], len(chunk))
-                del sessions[item]
+                self.set_aside(reply["failed"], reply["reason"], len(chunk))
+                del sessions[reply["failed"]]
             else:
-                self.store.compiled(item, reply["seconds"])
+                self.store.compiled(reply["loaded"], reply["seconds"])
         while order := self.order(sessions):
             for count, reply in enumerate(worker.run(order), 1):
                 if "failed" in reply:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
@@ -69,23 +69,19 @@ class WorkerProcess:
             self.close()
             raise
 
-    def load(self, item: int, subject: Subject) -> dict[str, Any]:
-        """Compile `subject` under the number `item`: `{"loaded", "seconds"}` or `{"failed", "reason"}`."""
-        self._send("load", item=item, subject=asdict(subject))
-        return next(message for message in self._messages() if "at" not in message)
+    def load(self, subjects: Mapping[int, Subject]) -> Iterator[dict[str, Any]]:
+        """Compile subjects under their numbers: `{"loaded", "seconds"}` or `{"failed", "reason"}`, as they come."""
+        self._send("load", subjects=[(item, asdict(subject)) for item, subject in subjects.items()])
+        return self._replies()
 
     def run(self, order: list[int]) -> Iterator[dict[str, Any]]:
         """A sample block (or failure) of each loaded subject in `order`, as they come."""
         self._send("run", order=order)
-        for message in self._messages():
-            if "end" in message:
-                return
-            if "at" not in message:
-                yield message
+        return self._replies()
 
     def unload(self) -> None:
         self._send("unload")
-        next(self._messages())
+        list(self._replies())
 
     def close(self) -> None:
         """Kill and reap the process."""
@@ -103,13 +99,16 @@ class WorkerProcess:
                  trace: TracebackType | None) -> None:
         self.close()
 
-    def _messages(self) -> Iterator[dict[str, Any]]:
+    def _replies(self) -> Iterator[dict[str, Any]]:
+        """What the worker answers to one request, up to its end; keeps in mind which subject it is at."""
         while True:
             message = self._read(self.timeout_s)
             if "at" in message:
                 self.item, self._doing = message["at"], message["doing"]
-            else:
-                self.item = None
+                continue
+            self.item = None
+            if "end" in message:
+                return
             yield message
 
     def _send(self, do: str, **message: Any) -> None:

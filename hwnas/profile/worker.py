@@ -50,20 +50,22 @@ class Worker:
         self.pace = Pace(**pace)
         self.say(ready=True, pid=os.getpid())
 
-    def load(self, item: int, subject: dict[str, str]) -> None:
-        """Compile one subject and run it once."""
-        self.say(at=item, doing="compile")
-        start = time.perf_counter()
-        try:
-            model = self.backend.compile(Subject(**subject))  # type: ignore[arg-type]
-            once = self.backend.stopwatch(model)
-            compiled = time.perf_counter() - start
-            once()
-        except Exception as error:
-            self.say(failed=item, reason=one_line(error))
-            return
-        self.models[item] = model, once
-        self.say(loaded=item, seconds=compiled)
+    def load(self, subjects: list[tuple[int, dict[str, str]]]) -> None:
+        """Compile each subject and run it once."""
+        for item, subject in subjects:
+            self.say(at=item, doing="compile")
+            start = time.perf_counter()
+            try:
+                model = self.backend.compile(Subject(**subject))  # type: ignore[arg-type]
+                once = self.backend.stopwatch(model)
+                compiled = time.perf_counter() - start
+                once()
+            except Exception as error:
+                self.say(failed=item, reason=one_line(error))
+                continue
+            self.models[item] = model, once
+            self.say(loaded=item, seconds=compiled)
+        self.say(end=True)
 
     def run(self, order: list[int]) -> None:
         """A sample block of each loaded subject in `order`, between two runs of the sentinel."""
