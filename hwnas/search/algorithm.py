@@ -13,7 +13,7 @@ import numpy as np
 from hwnas.core.registry import Registry
 from hwnas.core.units import quantity_of
 from hwnas.search.evaluator import Evaluator, Scored
-from hwnas.search.moves import best, crossover, crowding, mutate, neighbours, ranks
+from hwnas.search.moves import best, crossover, crowding, mutate, ranks
 from hwnas.search.sources import Array
 
 Algorithm = Callable[[Evaluator], None]
@@ -23,7 +23,6 @@ PARENTS = 400
 CHILDREN = 2000
 CROSSED = 0.5
 MORE_MUTATIONS = 0.5
-EXPANDED = 4
 
 
 def sizes(evaluator: Evaluator) -> tuple[int, int]:
@@ -53,21 +52,6 @@ def evolution(evaluator: Evaluator) -> None:
     parents = best(evaluator.ask(evaluator.sample(children)), size)
     while not evaluator.exhausted:
         parents = best(parents + offspring(parents, children, evaluator), size)
-
-
-@algorithms.register("memetic")
-def memetic(evaluator: Evaluator) -> None:
-    """Evolution in which the best parents' one-gene neighbourhoods are searched too, each once."""
-    size, children = sizes(evaluator)
-    parents = best(evaluator.ask(evaluator.sample(children)), size)
-    expanded: set[bytes] = set()
-    while not evaluator.exhausted:
-        new = [row for row in parents.genotypes if row.tobytes() not in expanded][:EXPANDED]
-        expanded.update(row.tobytes() for row in new)
-        born = offspring(parents, children, evaluator)
-        if new and not evaluator.exhausted:
-            born = born + evaluator.ask(neighbours(np.array(new), evaluator.problem.space))
-        parents = best(parents + born, size)
 
 
 @algorithms.register("nsga2")

@@ -19,8 +19,8 @@ Index = slice | NDArray[np.bool_] | NDArray[np.intp]
 INFEASIBLE = 1e6
 ENUMERATED = 50_000
 STALE_ROUNDS = 3
-PROPOSALS_PER_EVALUATION = 20
-FEWEST_PROPOSALS = 50_000
+PROPOSALS_PER_EVALUATION = 100
+HOPELESS = 5_000
 REFILL_BELOW = 0.1
 
 
@@ -65,6 +65,8 @@ def join(parts: list[Scored]) -> Scored:
 class Evaluator:
     """Evaluates populations until `limit` distinct architectures were asked for their accuracy.
 
+    The first random sample holds `start`, architectures that keep the budgets, where these are hard to meet by chance.
+
     Attributes:
         evaluations: how many were.
         proposals: distinct architectures whose costs were asked.
@@ -73,12 +75,17 @@ class Evaluator:
     """
 
     def __init__(
-        self, problem: Problem, limit: int, rng: np.random.Generator, seconds: float | None = None
+        self,
+        problem: Problem,
+        limit: int,
+        rng: np.random.Generator,
+        seconds: float | None = None,
+        start: Population | None = None,
     ) -> None:
         self.problem, self.rng = problem, rng
         self.known = problem.known()
         self._pool = rng.permutation(_all_of(problem.space) if self.known is None else self.known)
-        self._next = 0
+        self._next, self._start = 0, start
         self.limit = min(limit, len(self._pool) or limit)
         self.evaluations = self.proposals = 0
         self.best_short: float | None = None
@@ -94,11 +101,11 @@ class Evaluator:
     def exhausted(self) -> bool:
         """Whether the limit is reached, the time is up, or several rounds in a row brought nothing new.
 
-        A search that meets hardly any architecture within the budgets ends too, by the number of its proposals.
+        A search that meets hardly any architecture within the budgets, or none, ends too.
         """
         return (
             self.evaluations >= self.limit
-            or self.proposals >= max(PROPOSALS_PER_EVALUATION * self.limit, FEWEST_PROPOSALS)
+            or self.proposals >= max(PROPOSALS_PER_EVALUATION * self.evaluations, HOPELESS)
             or self._stale >= STALE_ROUNDS
             or (self._deadline is not None and time.monotonic() >= self._deadline)
         )
@@ -106,7 +113,8 @@ class Evaluator:
     def sample(self, n: int) -> Population:
         """`n` architectures drawn at random; from a small space, or from a table, each once before any comes again."""
         if not len(self._pool):
-            return self.problem.space.sample(n, self.rng)
+            drawn, start, self._start = self.problem.space.sample(n, self.rng), self._start, None
+            return drawn if start is None else np.concatenate([start, drawn])[:n]
         index = np.arange(self._next, self._next + n) % len(self._pool)
         self._next += n
         return self._pool[index]

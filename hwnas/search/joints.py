@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from hwnas.spaces import SearchSpace
 if TYPE_CHECKING:
     from hwnas.profile import Measurement, Settings
     from hwnas.spaces.modules import Network
+    from hwnas.train.supernet import Supernet
 
 MODEL = "model.json"
 SUPERNET = "supernet.json"
@@ -112,21 +112,11 @@ def is_supernet(path: str | Path) -> bool:
     return (Path(path) / SUPERNET).is_file()
 
 
-class Supernet(Protocol):
-    """What the search asks of a trained super-network."""
-
-    space: SearchSpace
-
-    def accuracy(self, population: Population) -> Array:
-        """Accuracy of each sub-network as a fraction, BatchNorm statistics re-estimated; shape (n,)."""
-
-    def extract(self, row: Population) -> Network:
-        """One sub-network as a network of its own, with the weights that it has inside."""
-
-
 def open_supernet(folder: str | Path) -> Supernet:
-    opened: Supernet = import_module("hwnas.train").load_supernet(folder)
-    return opened
+    """A trained super-network: its `space`, the `accuracy` of sub-networks, and `extract` for one of them."""
+    from hwnas.train import load_supernet
+
+    return load_supernet(folder)
 
 
 def build_network(space: SearchSpace, row: Population, supernet: str | Path | None) -> Network:

@@ -96,10 +96,10 @@ def infeasible(problem: Problem, ranges: dict[str, Range], best_accuracy: float 
 
 
 def first_feasible(problem: Problem) -> Population | None:
-    """An architecture that keeps all constraints on costs, shape (genes,); None where a descent finds none."""
+    """An architecture that keeps all constraints on costs, shape (1, genes); None where a descent finds none."""
 
     def violation(population: Population) -> Array:
         return problem.violation(population, problem.cost_values(population))
 
-    row = minimise(violation, problem.space)
-    return row if violation(row[None])[0] == 0 else None
+    row = minimise(violation, problem.space)[None]
+    return row if violation(row)[0] == 0 else None

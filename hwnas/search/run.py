@@ -11,10 +11,10 @@ import numpy as np
 from hwnas.core.errors import InputError
 from hwnas.search.algorithm import algorithms, objectives
 from hwnas.search.certified import MEASURED, certified
-from hwnas.search.evaluator import INFEASIBLE, Evaluator, Scored
+from hwnas.search.evaluator import Evaluator, Scored
 from hwnas.search.moves import best, nondominated
 from hwnas.search.problem import ACCURACY, Constraint, Problem, make_problem
-from hwnas.search.reach import Range, check_reach, infeasible
+from hwnas.search.reach import Range, check_reach, first_feasible, infeasible
 from hwnas.search.result import Candidate, Result, problem_to_json
 from hwnas.search.sources import Array, Source
 from hwnas.search.verify import save_certificates
@@ -23,6 +23,7 @@ from hwnas.spaces import SearchSpace
 AUTO = "auto"
 EVALUATIONS = 80_000
 FINALISTS = 8
+FRONT_ASKED = 12
 ENOUGH = 0.8
 
 
@@ -92,16 +93,19 @@ def solve(
     name = ("nsga2" if front else "evolution") if algorithm == AUTO else algorithm
     run = algorithms.get(name)
     started = time.perf_counter()
-    evaluator = Evaluator(problem, evaluations, np.random.default_rng(seed), seconds)
-    ranges = check_reach(problem, evaluator.known)
+    known = problem.known()
+    ranges = check_reach(problem, known)
+    start = first_feasible(problem) if known is None and ranges else None
+    evaluator = Evaluator(problem, evaluations, np.random.default_rng(seed), seconds, start)
     run(evaluator)
     found = evaluator.feasible()
     if not len(found):
         raise infeasible(problem, ranges, evaluator.best_short)
-    finalists = _ask_exactly(problem, best(found, FINALISTS))
+    considered = found if problem.accuracy.exact is None else _asked_exactly(evaluator, found, front)
+    finalists = best(considered, FINALISTS)
     chosen = candidates(problem, finalists)
-    shown = _front(evaluator, found if problem.accuracy.exact is None else finalists)
-    notes = _unused(problem, found, finalists[:1], ranges)
+    shown = _front(evaluator, considered)
+    notes = _unused(problem, considered, finalists[:1], ranges)
     took = time.perf_counter() - started
     result = Result(
         problem_to_json(problem),
@@ -129,17 +133,28 @@ def candidates(problem: Problem, scored: Scored) -> list[Candidate]:
     ]
 
 
-def _ask_exactly(problem: Problem, finalists: Scored) -> Scored:
-    """The finalists in order of what the super-network itself says, where there is one; as they are otherwise."""
-    if problem.accuracy.exact is None:
-        return finalists
-    accuracy = problem.accuracy.exact(finalists.genotypes)
-    short = problem.accuracy_violation(accuracy)
-    kept = Scored(finalists.genotypes, np.where(short > 0, -INFEASIBLE - short, accuracy), finalists.costs)
-    kept = kept[kept.feasible]
-    if not len(kept):
+def _asked_exactly(evaluator: Evaluator, found: Scored, front: bool) -> Scored:
+    """The finalists, those that the accuracy model was fitted to, and with `front` some that are spread over the front.
+
+    Their score is what the super-network itself says, of those that keep the constraints.
+    """
+    problem = evaluator.problem
+    genotypes = [best(found, FINALISTS).genotypes]
+    if front:
+        spread = _front(evaluator, found).genotypes
+        genotypes.append(spread[np.linspace(0, len(spread) - 1, FRONT_ASKED).astype(int)])
+    if problem.accuracy.sampled is not None:
+        genotypes.append(problem.accuracy.sampled)
+    population = problem.space.distinct(np.concatenate(genotypes))
+    costs = problem.cost_values(population)
+    kept = problem.violation(population, costs) == 0
+    population, costs = population[kept], costs[kept]
+    assert problem.accuracy.exact is not None
+    accuracy = problem.accuracy.exact(population)
+    enough = problem.accuracy_violation(accuracy) == 0
+    if not enough.any():
         raise infeasible(problem, {}, float(accuracy.max()))
-    return best(kept, len(kept))
+    return Scored(population[enough], accuracy[enough], costs[enough])
 
 
 def _front(evaluator: Evaluator, found: Scored) -> Scored:
@@ -155,20 +170,20 @@ def _unused(problem: Problem, found: Scored, winner: Scored, ranges: Mapping[str
         if constraint.quantity == ACCURACY or not constraint.upper or constraint.bound <= 0:
             continue
         costs = found.costs[:, names.index(constraint.quantity)]
-        used = float(winner.costs[0, names.index(constraint.quantity)]) / constraint.bound
-        if used < ENOUGH:
-            others = found.score[costs >= ENOUGH * constraint.bound]
-            notes.append(_why_more_would_not_help(constraint, used, others, ranges[constraint.quantity][1]))
+        spent = float(winner.costs[0, names.index(constraint.quantity)])
+        if spent < ENOUGH * constraint.bound:
+            most = ranges[constraint.quantity][1]
+            notes.append(_why_more_would_not_help(constraint, spent, found.score[costs > spent], most))
     return notes
 
 
-def _why_more_would_not_help(constraint: Constraint, used: float, others: Array, most: float) -> str:
-    what = f"the winner uses {used:.0%} of the budget {constraint}"
+def _why_more_would_not_help(constraint: Constraint, spent: float, dearer: Array, most: float) -> str:
+    what = f"the winner uses {spent / constraint.bound:.0%} of the budget {constraint}"
     if most < ENOUGH * constraint.bound:
         return f"{what}: no network of the space costs more than {most:.6g}"
-    if not len(others):
-        return f"{what}: no architecture that uses {ENOUGH:.0%} of it was met"
+    if not len(dearer):
+        return f"{what}: no architecture met costs more"
     return (
-        f"{what}: more would not help, the best of {len(others)} architectures that use {ENOUGH:.0%} or more of it "
-        f"has an accuracy of {float(others.max()):.6g}"
+        f"{what}: more would not help, the best of the {len(dearer)} architectures met that cost more "
+        f"has an accuracy of {float(dearer.max()):.6g}"
     )

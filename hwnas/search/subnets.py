@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hwnas.core.progress import progress, say
+from hwnas.core.progress import say
 from hwnas.search.joints import fitted_accuracy, open_supernet, translation
 from hwnas.search.rows import RowHash
 from hwnas.search.sources import Array, Population, Source
@@ -16,7 +16,6 @@ from hwnas.spaces import SearchSpace
 SUB_NETWORKS = 300
 SECONDS = 120.0
 FEWEST = 20
-BATCH = 10
 SEED = 0
 
 
@@ -33,15 +32,15 @@ def supernet_source(
     move = translation(space, supernet.space, folder)
     exact = remembering(lambda population: supernet.accuracy(move(population)), len(space.genes))
     population = spread(space, sub_networks)
-    done, started = 0, time.monotonic()
-    with progress("evaluate sub-networks", len(population)) as task:
-        while done < len(population) and (done < FEWEST or time.monotonic() - started < seconds):
-            done += len(exact(population[done : done + BATCH]))
-            task.update(done)
-    predict, notes = fitted_accuracy(space, population[:done], exact(population[:done]), SEED)
+    started = time.monotonic()
+    exact(population[:FEWEST])
+    each = (time.monotonic() - started) / FEWEST
+    done = max(FEWEST, min(len(population), int(seconds / each)))
+    values = exact(population[:done])
+    predict, notes = fitted_accuracy(space, population[:done], values, SEED)
     if "kendall" in notes:
-        say(f"accuracy model of {done} sub-networks: Kendall tau {notes['kendall']:.2f} on those it did not see")
-    return Source(folder, "accuracy", predict, exact=exact, notes=notes)
+        say(f"accuracy model of {len(values)} sub-networks: Kendall tau {notes['kendall']:.2f} on those it did not see")
+    return Source(folder, "accuracy", predict, exact=exact, sampled=population[:done], notes=notes)
 
 
 def spread(space: SearchSpace, n: int) -> Population:
