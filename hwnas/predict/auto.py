@@ -1,21 +1,31 @@
-"""`auto`: choose among the registered kinds by cross-validation on the training rows alone."""
+"""`auto`: choose among the registered kinds, or average several, by cross-validation on the training rows alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hwnas.core.errors import InputError
 from hwnas.core.progress import progress
 from hwnas.core.table import CostTable
-from hwnas.predict.base import Array, Predictor, predictors
+from hwnas.predict.base import Array, Predictor, check_learnable, predictors
 from hwnas.predict.data import Measurements
-from hwnas.predict.intervals import Calibration, cross_fit
+from hwnas.predict.intervals import Calibration, cross_fit, folds_of
 from hwnas.predict.metrics import loss, score
 
 Options = dict[str, Any]
+
+FEW, SOME, MANY = 40, 80, 200
+FOLDS, FOLDS_OF_FEW = 5, 10
+STEPS = 12
+LEAST_WEIGHT = 0.1
+LEAST_GAIN = 0.005
+MOST_ROWS = 6000
+ROBUST = {"loss": "tukey"}
+ROBUST_SCORES = ("mape", "medape", "within_5", "within_10")
 
 
 @dataclass(frozen=True)
@@ -43,46 +53,114 @@ class Choice:
 def fit_named(data: Measurements, name: str, table: CostTable | None, options: Options | None = None) -> Choice:
     """Fit one kind by name, its intervals calibrated by cross-validation."""
     model = predictors.get(name)(data.space, table, metric=data.metric, **(options or {}))
-    predicted = cross_fit(model.clone, data.population, data.values, data.groups)
+    predicted = cross_fit(model, data.population, data.values, data.groups)
     model.fit(data.population, data.values)
     model.calibration = Calibration.of(data.values, predicted)
     return Choice(model, [], predicted)
 
 
 def choose(data: Measurements, table: CostTable | None, score_name: str, seed: int = 0) -> Choice:
-    """Cross-validate the candidates, refit the best, and report what was compared, best first."""
-    candidates = _cross_validate(data, table, seed)
-    losses = [loss(score_name, data.values, c.predicted) for c in candidates]
-    best = candidates[int(np.argmin(losses))]
-    model = _make(best, data, table).fit(data.population, data.values)
-    model.calibration = Calibration.of(data.values, best.predicted)
-    compared = [
-        {"model": candidates[i].label, score_name: score(score_name, data.values, candidates[i].predicted)}
-        for i in np.argsort(losses)
+    """Cross-validate the candidates, refit the best mixture of them, and report what was compared, best first.
+
+    The predictions of `Choice` are those of the mixture that the other folds would have chosen, so that having chosen
+    does not flatter them. A mixture is chosen by forward selection with replacement (Caruana et al., ICML 2004).
+    """
+    check_learnable(data.values, data.metric)
+    fold = folds_of(data.groups, min(FOLDS_OF_FEW if len(data) < FEW else FOLDS, len(np.unique(data.groups))), seed)
+    candidates = _compare(data, table, score_name, fold)
+    forward = predictors.get("flops")(data.space, metric=data.metric)
+    targets = np.stack([forward._forward(candidate.predicted) for candidate in candidates])
+    honest = np.empty(len(data))
+    for part in np.unique(fold):
+        rest = fold != part
+        weights = _mixture(targets[:, rest], data.values[rest], score_name, forward)
+        honest[~rest] = forward._backward(weights @ targets[:, ~rest])
+    weights = _mixture(targets, data.values, score_name, forward)
+    model = _mixed(candidates, weights, data, table).fit(data.population, data.values)
+    model.calibration = Calibration.of(data.values, honest)
+    return Choice(model, _report(candidates, weights, data, score_name), honest)
+
+
+def _report(candidates: Sequence[Candidate], weights: Array, data: Measurements, name: str) -> list[dict[str, Any]]:
+    order = np.argsort([loss(name, data.values, candidate.predicted) for candidate in candidates])
+    return [
+        {
+            "model": candidates[i].label,
+            name: score(name, data.values, candidates[i].predicted),
+            "weight": round(float(weights[i]), 4),
+        }
+        for i in order
     ]
-    return Choice(model, compared, best.predicted)
 
 
-def _candidates(rows: int, with_costs: bool) -> list[tuple[str, Options]]:
-    found: list[tuple[str, Options]] = [("flops", {}), ("ridge", {}), ("physical", {})]
-    found += [("sum", {}), ("linear1", {}), ("linear2", {})] if with_costs else []
-    return found
+def _mixture(targets: Array, values: Array, name: str, forward: Predictor) -> Array:
+    """Weights, (candidates,), of the mixture with the least loss; a single candidate unless a mixture is better."""
+
+    def error(target: Array) -> float:
+        return loss(name, values, forward._backward(target))
+
+    alone = np.array([error(target) for target in targets])
+    counts = np.zeros(len(targets))
+    best = int(np.argmin(alone))
+    counts[best] = 1
+    for step in range(1, STEPS):
+        tried = [error((counts @ targets + target) / (step + 1)) for target in targets]
+        counts[int(np.argmin(tried))] += 1
+    weights: Array = np.where(counts / counts.sum() < LEAST_WEIGHT, 0.0, counts)
+    weights = weights / weights.sum()
+    if error(weights @ targets) < alone[best] * (1 - LEAST_GAIN):
+        return weights
+    return np.asarray(np.eye(len(targets))[best])
 
 
-def _make(candidate: Candidate, data: Measurements, table: CostTable | None) -> Predictor:
-    return predictors.get(candidate.kind)(data.space, table, metric=data.metric, **candidate.options)
+def _mixed(candidates: Sequence[Candidate], weights: Array, data: Measurements, table: CostTable | None) -> Predictor:
+    chosen = [(c.kind, c.options, float(w)) for c, w in zip(candidates, weights, strict=True) if w > 0]
+    if len(chosen) == 1:
+        kind, options, _ = chosen[0]
+        return predictors.get(kind)(data.space, table, metric=data.metric, **options)
+    return predictors.get("ensemble")(data.space, table, metric=data.metric, members=tuple(chosen))
 
 
-def _cross_validate(data: Measurements, table: CostTable | None, seed: int) -> list[Candidate]:
-    options = _candidates(len(data), table is not None)
-    if len(data) < 2:
-        raise InputError(f"{len(data)} measured networks are too few to choose a model by")
-    done = []
-    with progress("compare predictors", len(options)) as task:
-        for kind, chosen in options:
-            model = predictors.get(kind)(data.space, table, metric=data.metric, **chosen)
-            done.append(
-                Candidate(kind, chosen, cross_fit(model.clone, data.population, data.values, data.groups, seed=seed))
-            )
-            task.advance(note=kind)
+def _compare(data: Measurements, table: CostTable | None, score_name: str, fold: NDArray[np.int64]) -> list[Candidate]:
+    """Out-of-fold predictions of all that is worth trying; robust losses only where a cheap model gains by one."""
+    done: list[Candidate] = []
+
+    def run(wanted: Sequence[tuple[str, Options]]) -> None:
+        with progress("compare predictors", len(wanted)) as task:
+            for kind, options in wanted:
+                model = predictors.get(kind)(data.space, table, metric=data.metric, **options)
+                predicted = model.cross_predict(data.population, data.values, fold)
+                done.append(Candidate(kind, options, predicted))
+                task.advance(note=kind)
+
+    run(_cheap(table is not None))
+    robust = False
+    if score_name in ROBUST_SCORES and data.quantity.is_cost and len(data) >= MANY:
+        run([("physical", ROBUST)])
+        plain = next(c for c in done if c.kind == "physical")
+        robust = loss(score_name, data.values, done[-1].predicted) < loss(score_name, data.values, plain.predicted)
+    run(_dear(data, robust))
     return done
+
+
+def _cheap(with_costs: bool) -> list[tuple[str, Options]]:
+    costly: list[tuple[str, Options]] = [("sum", {}), ("linear1", {}), ("linear2", {})] if with_costs else []
+    return [("flops", {}), ("ridge", {}), ("physical", {}), *costly]
+
+
+def _dear(data: Measurements, robust: bool) -> list[tuple[str, Options]]:
+    found: list[tuple[str, Options]] = []
+    if len(data) <= MOST_ROWS:
+        found += [("gp", {}), ("gp", {"kernels": "offset+additive"})]
+    if len(data) >= SOME:
+        found.append(("boosting", {}))
+    if len(data) >= MANY:
+        found.append(("residual", {} if len(data) <= MOST_ROWS else {"base": "ridge"}))
+    if robust:
+        found += [("boosting", {"loss": "l1"}), ("boosting", {"loss": "l1", "power": 2.0, "leaves": 6})]
+        found.append(("residual", {"base": "physical", **ROBUST}))
+    if robust and len(data) <= MOST_ROWS:
+        found.append(("gp", {"kernels": "offset+additive", **ROBUST}))
+    if not data.quantity.is_cost and len(data) >= MANY:
+        found.append(("mlp", {"loss": "l1"}))
+    return found

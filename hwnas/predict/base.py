@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
 
 FEWEST_ROWS = 2
+BY_CHANCE = 1e-3
 MS_PER_S = 1000.0
 
 
@@ -110,8 +111,7 @@ class Predictor(ABC):
             raise InputError(f"{len(population)} architectures and {len(values)} values of {self.metric}")
         if self.learns:
             check_learnable(values, self.metric)
-            constant = (population == population[:1]).all(axis=0)
-            self.fixed = np.where(constant, population[0], -1).astype(np.int16)
+            self.fixed = held_constant(self.space, population)
             self._scale = float(np.abs(self._forward(values)).mean())
         self.configure(**self.options)
         self._fit(population, self._forward(values) / self._scale)
@@ -121,7 +121,7 @@ class Predictor(ABC):
     def predict(self, genotypes: ArrayLike, *, extrapolate: bool = False) -> Array:
         """The metric of each genotype, shape (n,), in the metric's unit.
 
-        Raises `DomainError` where a gene that was constant in training differs, unless `extrapolate`.
+        Raises `DomainError` where a gene that training held constant differs (`held_constant`), unless `extrapolate`.
         """
         population = self.space.canonical(genotypes)
         if not extrapolate:
@@ -139,13 +139,36 @@ class Predictor(ABC):
         low, high = self.calibrated().interval(prediction, coverage)
         return (np.maximum(low, 0.0) if self.quantity.is_cost else low), high
 
+    def cross_predict(self, genotypes: ArrayLike, y: ArrayLike, fold: NDArray[np.int64]) -> Array:
+        """Predictions, (n,), of each row by this kind fitted to the other folds; this one stays unfitted."""
+        population, values = self.space.canonical(genotypes), check_values(y, self.quantity, self.metric)
+        model = self.clone()
+        forward = model._forward(values)
+        if model.learns:
+            check_learnable(values, self.metric)
+            model._scale = float(np.abs(forward).mean())
+        return model._backward(model._cross_predict(population, forward / model._scale, fold) * model._scale)
+
+    def _cross_predict(self, genotypes: NDArray[np.int16], target: Array, fold: NDArray[np.int64]) -> Array:
+        """`cross_predict` of the transformed target; a kind that can do better than one fit a fold overrides it."""
+        left_out = np.empty(len(target))
+        for part in np.unique(fold):
+            test = fold == part
+            if self.learns and np.ptp(target[~test]) == 0:
+                left_out[test] = target[~test].mean()
+                continue
+            self.configure(**self.options)
+            self._fit(genotypes[~test], target[~test])
+            left_out[test] = self._predict(genotypes[test])
+        return left_out
+
     def calibrated(self) -> Calibration:
         """The calibration of the intervals; made at the first call, by refitting on parts of the training rows."""
         if self.calibration is None:
             if self._training is None:
                 raise InputError(f"predictor {self.name!r} has no measured networks to take an interval from; fit it")
             population, values = self._training
-            self.calibration = Calibration.of(values, cross_fit(self.clone, population, values))
+            self.calibration = Calibration.of(values, cross_fit(self, population, values))
         return self.calibration
 
     def clone(self) -> Self:
@@ -163,7 +186,9 @@ class Predictor(ABC):
 
     def check_domain(self, population: NDArray[np.int16]) -> None:
         """Raise `DomainError` where a gene that training held constant differs."""
-        outside = (self.fixed >= 0) & (population != self.fixed)
+        if (self.fixed < 0).all():
+            return
+        outside = (self.fixed >= 0) & (population != self.fixed) & self.space.matters(population)
         if outside.any():
             row, gene = np.argwhere(outside)[0]
             held = self.space.genes[gene]
@@ -196,7 +221,7 @@ class Predictor(ABC):
 
 
 predictors: Registry[type[Predictor]] = Registry(
-    "predictor", tuple(f"hwnas.predict.{module}" for module in ("linear", "neural"))
+    "predictor", tuple(f"hwnas.predict.{module}" for module in ("linear", "neural", "gp", "boosting", "residual"))
 )
 
 
@@ -209,6 +234,19 @@ def register(name: str) -> Any:
         return add(kind)
 
     return named
+
+
+def held_constant(space: SearchSpace, population: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The value of each gene that the population holds constant, -1 for the others; shape (genes,).
+
+    A gene with c choices that matters in n rows has one value in all of them by chance with probability c^(1 - n) in
+    a random population; it counts as held constant where that is below `BY_CHANCE`.
+    """
+    matters = space.matters(population)
+    most = np.where(matters, population, -1).max(axis=0)
+    least = np.where(matters, population, np.iinfo(np.int16).max).min(axis=0)
+    chance = space.choices.astype(float) ** (1 - matters.sum(axis=0))
+    return np.where((most == least) & (chance < BY_CHANCE), most, -1).astype(np.int16)
 
 
 def block_costs(space: SearchSpace, table: CostTable, metric: str) -> Array:

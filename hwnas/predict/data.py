@@ -57,8 +57,10 @@ class Measurements:
 
     def rows(self, index: NDArray[Any]) -> Measurements:
         """The rows at `index` (numbers or a mask)."""
-        parts = {name: getattr(self, name) for name in ("population", "values", "groups", "copies", "repeats")}
-        return replace(self, **{name: part if part is None else part[index] for name, part in parts.items()})
+        copies = None if self.copies is None else self.copies[index]
+        repeats = None if self.repeats is None else self.repeats[index]
+        population, values, groups = self.population[index], self.values[index], self.groups[index]
+        return replace(self, population=population, values=values, groups=groups, copies=copies, repeats=repeats)
 
 
 def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Measurements:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,20 +77,16 @@ def baseline_metrics(train: Measurements, test: Measurements | None, table: Cost
         kind = predictors.get(name)
         if kind.needs_costs and table is None:
             continue
-
-        def make(kind: type[Predictor] = kind) -> Predictor:
-            return kind(train.space, table, metric=train.metric)
-
-        results[name] = judge(make, train, test)
+        results[name] = judge(kind(train.space, table, metric=train.metric), train, test)
     return results
 
 
-def judge(make: Callable[[], Predictor], train: Measurements, test: Measurements | None) -> Metrics:
-    """Metrics of a kind fitted to `train`: on `test`, else cross-validated."""
-    predicted = cross_fit(make, train.population, train.values, train.groups)
+def judge(model: Predictor, train: Measurements, test: Measurements | None) -> Metrics:
+    """Metrics of an unfitted model, fitted to `train`: on `test`, else cross-validated."""
+    predicted = cross_fit(model, train.population, train.values, train.groups)
     if test is None:
         return out_of_fold_metrics(train.values, predicted, train.groups, train.quantity.is_cost)
-    model = make().fit(train.population, train.values)
+    model.fit(train.population, train.values)
     model.calibration = Calibration.of(train.values, predicted)
     return test_metrics(model, test)
 
@@ -119,6 +114,9 @@ class Noise:
 def noise_floor(data: Measurements) -> Noise | None:
     """The noise of `data` from repeated architectures, else from those of equal cost; None without either."""
     population, values = data.population, data.values
+    if data.repeats is not None and np.isfinite(data.repeats).any():
+        twice = np.isfinite(data.repeats)
+        return _noise(_relative_difference(values[twice], data.repeats[twice]), "repeats")
     if data.copies is not None:
         _, first = np.unique(data.copies, return_index=True)
         population, values = population[first], values[first]
@@ -140,5 +138,9 @@ def _pair_differences(population: NDArray[np.int16], values: Array) -> Array:
     order = np.argsort(group.reshape(-1), kind="stable")
     same = np.diff(group.reshape(-1)[order]) == 0
     a, b = values[order[:-1]][same], values[order[1:]][same]
+    return _relative_difference(a, b)
+
+
+def _relative_difference(a: Array, b: Array) -> Array:
     middle = (np.abs(a) + np.abs(b)) / 2
     return np.asarray(np.abs(a - b)[middle > 0] / middle[middle > 0])

@@ -165,26 +165,28 @@ def _slot_indicator(space: SearchSpace, local: Genes, factor: Factor) -> Additiv
 
 
 def physical_features(space: SearchSpace, costs: Array | None = None) -> Additive:
-    """Sums over the blocks of what they do: MACs, bytes, operations by kind, and the same by stage.
+    """Sums over the blocks of what they do: MACs, bytes, operations by kind; then the chief ones by stage.
 
-    With `costs` (P,), their sum over each stage and over all is added. A stage is a run of slots at one spatial scale.
+    The first `total_columns(space)` columns are of the whole network, the last of them the sum of `costs` (P,) where
+    given. A stage is a run of slots at one spatial scale.
     """
     quantities = _quantities(space)
+    cost = np.zeros((len(quantities), 1)) if costs is None else np.nan_to_num(costs)[:, None]
+    whole = np.vstack([np.concatenate([quantities, cost], axis=1), np.zeros(quantities.shape[1] + 1)])
+    staged = np.concatenate([whole[:, : len(STAGE_QUANTITIES)], whole[:, -1:]], axis=1)
     stage = slot_stages(space)
-    stages = int(stage.max()) + 1
-    by_stage = [quantities[:, : len(STAGE_QUANTITIES)]]
-    if costs is not None:
-        by_stage.append(np.nan_to_num(costs)[:, None])
-    staged = np.concatenate(by_stage, axis=1)
-    padded = np.vstack([quantities, np.zeros(quantities.shape[1])])
-    padded_staged = np.vstack([staged, np.zeros(staged.shape[1])])
     tables = []
     for factor in factors(space):
-        whole = padded[factor.blocks].sum(axis=1)
-        parts = np.stack([padded_staged[factor.blocks][:, stage[factor.slots] == s].sum(axis=1) for s in range(stages)])
-        table = np.concatenate([whole, parts.sum(axis=0)[:, -1:], parts.transpose(1, 0, 2).reshape(len(whole), -1)], 1)
-        tables.append((factor.genes, table))
+        parts = [
+            staged[factor.blocks][:, stage[factor.slots] == number].sum(axis=1) for number in range(stage.max() + 1)
+        ]
+        tables.append((factor.genes, np.concatenate([whole[factor.blocks].sum(axis=1), *parts], axis=1)))
     return additive(space, tables)
+
+
+def total_columns(space: SearchSpace) -> int:
+    """How many columns of `physical_features` are of the whole network."""
+    return int(_quantities(space).shape[1]) + 1
 
 
 def slot_stages(space: SearchSpace) -> NDArray[np.int64]:

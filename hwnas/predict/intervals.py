@@ -7,7 +7,6 @@ whichever has the better interval score on the calibration rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,22 +101,13 @@ def genotype_groups(population: NDArray[np.int16]) -> NDArray[np.int64]:
 
 
 def cross_fit(
-    make: Callable[[], Predictor],
+    model: Predictor,
     population: NDArray[np.int16],
     values: Array,
     groups: NDArray[Any] | None = None,
     folds: int = FOLDS,
     seed: int = 0,
 ) -> Array:
-    """Predictions, (n,), each by a model that was fitted without the row's fold."""
+    """Predictions, (n,), each by a model of this kind that was fitted without the row's fold."""
     groups = genotype_groups(population) if groups is None else groups
-    fold = folds_of(groups, min(folds, len(np.unique(groups))), seed)
-    predicted = np.empty(len(values))
-    for part in np.unique(fold):
-        test = fold == part
-        model = make()
-        if model.learns and np.ptp(values[~test]) == 0:
-            predicted[test] = values[~test].mean()
-            continue
-        predicted[test] = model.fit(population[~test], values[~test]).predict(population[test], extrapolate=True)
-    return predicted
+    return model.cross_predict(population, values, folds_of(groups, min(folds, len(np.unique(groups))), seed))

@@ -46,9 +46,9 @@ def score(name: str, measured: ArrayLike, predicted: ArrayLike) -> float:
 
 
 def loss(name: str, measured: ArrayLike, predicted: ArrayLike) -> float:
-    """`score` with its sign turned where higher is better, so that less is always better."""
+    """`score`, or one minus it where higher is better, so that less is always better and 0 is best."""
     value = score(name, measured, predicted)
-    return -value if name in HIGHER_IS_BETTER else value
+    return 1.0 - value if name in HIGHER_IS_BETTER else value
 
 
 def coverage(measured: Array, low: Array, high: Array) -> float:

@@ -11,7 +11,11 @@ from hwnas.core.target import Target
 from hwnas.predict import Predictor, load_predictor, predictors
 from hwnas.spaces import SearchSpace, get_space
 
-QUICK = {"mlp": {"steps": 300}, "lstm": {"steps": 60}}
+QUICK: dict[str, dict[str, object]] = {
+    "mlp": {"steps": 300},
+    "lstm": {"steps": 60},
+    "ensemble": {"members": (("gp", {}, 0.5), ("physical", {}, 0.5))},
+}
 SPACES = ("ofa-mbv3:width=0.5,resolution=64/96", "nasbench201", "nasbench-macro")
 
 

@@ -242,3 +242,29 @@ def test_outside_the_domain(tmp_path: Path) -> None:
 def test_unknown_names_are_unknown_names(source: Path) -> None:
     with pytest.raises(UnknownNameError):
         fit_predictor(source, "nasbench-macro", "phone_ms", model="nothing")
+
+
+def test_auto_compares_and_beats_flops(source: Path, space: SearchSpace, tmp_path: Path) -> None:
+    report = fit_predictor(source, space, "phone_ms", table=table_of(space), train=60, test=50, out=tmp_path / "m")
+    compared = [row["model"] for row in report.compared]
+    assert {"sum", "linear1", "ridge", "physical", "gp", "flops"} <= set(compared)
+    assert sum(row["weight"] for row in report.compared) == pytest.approx(1, abs=1e-3)
+    assert report.compared == sorted(report.compared, key=lambda row: row["mape"])
+    assert report.metrics["mape"] < report.baselines["flops"]["mape"]  # type: ignore[operator]
+    opened = load_predictor(tmp_path / "m")
+    population = space.sample(10, 5)
+    np.testing.assert_allclose(opened.predict(population), report.model.predict(population), rtol=1e-9)
+
+
+def test_auto_takes_a_robust_loss_where_outliers_are_many(tmp_path: Path) -> None:
+    space = get_space("nasbench-macro")
+    population = space.distinct(space.sample(900, 1))[:500]
+    rng = np.random.default_rng(0)
+    latency = space.total(table_of(space).vector(space, "latency_ms"), population)
+    slow = np.where(rng.random(len(latency)) < 0.2, rng.uniform(1.5, 4, len(latency)), 1.0)
+    archs = [space.format(row) for row in population]
+    pq.write_table(pa.table({"arch": archs, "a_ms": latency * slow * rng.normal(1, 0.01, 500)}), tmp_path / "t.parquet")
+    report = fit_predictor(tmp_path / "t.parquet", space, "a_ms", score="medape", train=300, test=200)
+    best = max(report.compared, key=lambda row: row["weight"])
+    assert "loss=" in best["model"]
+    assert report.metrics["medape"] is not None and report.metrics["medape"] < 2.5

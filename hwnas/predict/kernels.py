@@ -1,0 +1,130 @@
+"""A population as the kernels of a Gaussian process see it, and those kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.predict.embedding import block_features
+from hwnas.predict.features import choice_features, physical_features, total_columns
+from hwnas.predict.regression import Ridge
+from hwnas.spaces import SearchSpace
+
+Array = NDArray[np.float64]
+Genotypes = NDArray[np.int16]
+Views = dict[str, Array]
+Kernel = tuple[str, str]
+
+LENGTHS = {"short": 0.7, "middle": 2.0, "long": 6.0}
+KERNELS: dict[str, Sequence[Kernel]] = {
+    "offset": (("choices", "one"),),
+    "additive": (("choices", "linear"), ("physical", "linear"), ("near", "linear"), ("far", "linear")),
+    "pairs": (("choices", "square"), ("choices", "rough")),
+    "logs": (("logs", "linear"), ("logs", "short"), ("logs", "middle")),
+    "smooth": (("physical", "middle"), ("physical", "long"), *(("genes", length) for length in LENGTHS)),
+    "totals": tuple(("totals", length) for length in LENGTHS),
+    "weighed": tuple(("weighed", length) for length in LENGTHS),
+}
+BLOCK_LENGTHS = {"near": 2.0, "far": 6.0}
+LOG_FLOOR = 0.05
+LEAST_RELEVANCE = 0.1
+EFFECTIVELY_CONSTANT = 1e-9
+
+
+class Viewer:
+    """Views of a population, each (n, d), centred and scaled so that the training rows' squared norms average 1.
+
+    `physical`: what the blocks do; `logs`: the same in logarithms; `totals`: those of the whole network alone;
+    `genes`: the choices as ordinals; `weighed`: each gene scaled by its weight in a linear fit; `choices`: indicators;
+    `near`, `far`: the features of `embedding.block_features` at two lengths.
+    """
+
+    def __init__(self, space: SearchSpace, costs: Array | None) -> None:
+        self.space = space
+        self._physical, self._choices = physical_features(space, costs), choice_features(space)
+        self._blocks = {name: block_features(space, length) for name, length in BLOCK_LENGTHS.items()}
+        self.scaling: dict[str, tuple[Array, Array]] = {}
+
+    def fit(self, genotypes: Genotypes, target: Array) -> Views:
+        """Learn the scaling from training rows, and give their views."""
+        physical = self._raw_physical(genotypes)
+        magnitude = np.abs(physical).mean(axis=0)
+        self.scaling["magnitude"] = (magnitude, np.where(magnitude > 0, magnitude, 1.0))
+        for name, raw in self._raw(genotypes).items():
+            mean, spread = raw.mean(axis=0), raw.std(axis=0)
+            kept = spread > EFFECTIVELY_CONSTANT * (np.abs(mean) + 1)
+            if name in ("choices", *BLOCK_LENGTHS):
+                scale = kept / max(float(np.sqrt((spread**2).sum())), 1e-12)
+            else:
+                scale = kept / np.where(kept, spread, 1.0) / np.sqrt(max(int(kept.sum()), 1))
+            if name == "weighed":
+                scale = scale * _relevance((raw - mean) * scale, target)
+            self.scaling[name] = (mean, scale)
+        return self(genotypes)
+
+    def __call__(self, genotypes: Genotypes) -> Views:
+        raw = self._raw(genotypes)
+        return {name: (raw[name] - mean) * scale for name, (mean, scale) in self.scaling.items() if name in raw}
+
+    def to_arrays(self) -> dict[str, Array]:
+        return {f"view.{name}": np.stack(pair) for name, pair in self.scaling.items()}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        self.scaling = {
+            name.removeprefix("view."): (pair[0], pair[1]) for name, pair in arrays.items() if name.startswith("view.")
+        }
+
+    def _raw_physical(self, genotypes: Genotypes) -> Array:
+        return np.concatenate([self._physical(genotypes), self.space.features(genotypes)], axis=1)
+
+    def _raw(self, genotypes: Genotypes) -> Views:
+        physical = self._raw_physical(genotypes)
+        logs = np.log(LOG_FLOOR + physical / self.scaling["magnitude"][1])
+        ordinals = genotypes.astype(np.float64)
+        return {
+            "physical": physical,
+            "logs": logs,
+            "totals": logs[:, : total_columns(self.space)],
+            "genes": ordinals,
+            "weighed": ordinals,
+            "choices": self._choices(genotypes),
+            **{name: features(genotypes) for name, features in self._blocks.items()},
+        }
+
+
+def _relevance(x: Array, target: Array) -> Array:
+    """Scale of each column, (d,), mean square 1, by the size of its coefficient in a ridge regression."""
+    weights = np.abs(Ridge.fit(x, target).weights)
+    weights = weights + LEAST_RELEVANCE * weights.mean() + 1e-12
+    return np.asarray(weights / np.sqrt(np.mean(weights**2)))
+
+
+def grams(kernels: Sequence[Kernel], a: Views, b: Views) -> Iterator[Array]:
+    """The Gram matrix (n, m) of each kernel between two populations; views that follow each other are shared."""
+    seen, inner, squares = "", np.zeros((0, 0)), np.zeros((0, 0))
+    for view, shape in kernels:
+        if view != seen:
+            seen, inner = view, a[view] @ b[view].T
+            squares = (a[view] ** 2).sum(axis=1)[:, None] + (b[view] ** 2).sum(axis=1)[None] - 2 * inner
+            squares = np.maximum(squares, 0.0)
+        yield _shape(shape, inner, squares)
+
+
+def _shape(shape: str, inner: Array, squares: Array) -> Array:
+    if shape == "one":
+        return np.ones_like(inner)
+    if shape == "linear":
+        return inner
+    if shape == "square":
+        return np.asarray(inner**2)
+    if shape == "rough":
+        return np.asarray(np.exp(-np.sqrt(squares)))
+    return matern(squares, LENGTHS[shape])
+
+
+def matern(squares: Array, length: float) -> Array:
+    """Matern kernel of smoothness 5/2 from squared distances (Rasmussen and Williams 2006, eq. 4.17)."""
+    r = np.sqrt(5 * squares) / length
+    return np.asarray((1 + r + r**2 / 3) * np.exp(-r))
