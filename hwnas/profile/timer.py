@@ -4,23 +4,28 @@ Found on a two-core Xeon virtual machine, ONNX Runtime 1.31, one thread, batch 1
 MobileNetV3 blocks of 10 us to 0.3 ms and whole networks of 1 to 3 ms (`benchmarks/profile_repeatability.py` repeats the
 experiment on any machine):
 
-- The machine has two speeds. For tens of milliseconds to seconds at a time every vector-heavy kernel runs 10 to 11 %
-  slower, 10 to 45 % of the time; a pure Python loop does not show it. Within one speed the medians of 20 ms blocks
-  scatter by 0.1 to 1.5 %, across both by 8 %. Two campaigns that ignored this differed by 5 % in the median.
+- The machine has two speeds. For tens of milliseconds to minutes at a time vector-heavy kernels run 10 to 11 % slower;
+  a pure Python loop does not show it. Within one speed the medians of 20 ms blocks have an interquartile range of 0.1
+  to 1.5 %, across both of 8 %. Two campaigns of six rounds in one process that ignored this differed by 5 % in the
+  median and by 10 % at the 90th percentile.
 - A *sentinel*, a matrix product of 96 x 96 that takes 9 us, run right before and right after each block tells the two
-  speeds apart (9 against 10 us). Once a round is too seldom: the speed changes between blocks.
-- Compute-bound blocks slow down as much as the sentinel does; those bound by memory by half of it. So blocks between
-  two sentinels at reference speed are preferred over corrected ones, and the correction (division by the sentinel's
-  slow-down) serves where calm blocks are few.
+  speeds apart (8.8 against 9.8 us). Once a round is too seldom: in 16 % of 20 ms blocks the speed changed inside.
+- Most blocks slow down as much as the sentinel does, some (small maps, many weights) by less than half of it. So
+  sample blocks between two sentinels at reference speed are preferred over corrected ones; the correction (division by
+  the sentinel's slow-down) serves where these are few. Fitting each subject's own slope made it worse (1.8 against
+  1.0 % between two campaigns that ran nine tenths of the time at the slow speed).
+- The reference has to be the fastest speed, however rare (0.5 % of the time was enough), and to be remembered between
+  campaigns (`calibration`): a campaign that never saw it was 12 % off one that did. With it, two campaigns under a load
+  of five processes on the two cores differed by 0.6 % in the median and 2.6 % at the 90th percentile; uncorrected, by
+  6.5 and 9.2 %.
 - The sentinel's matrices have to lie at fixed offsets in a page-aligned buffer: left to the allocator, its time changed
   by 10 % from one process to the next. Inputs and outputs of the subjects are aligned for the same reason.
 - Different worker processes measure some subjects up to 5 % apart, however long each samples, since code and weights
-  land elsewhere in memory (standard deviation 0.6 to 1.5 %). Hence a subject is measured in at least two of them.
-- After a switch of subject the first run takes 1.4 to 3 times as long; small blocks are steady after 4 runs, networks
-  after 4 or 5, some after 15. Hence warm-up ends when a run is no faster than the best before it.
-- Blocks of 10 ms give as good a median as blocks of 40 ms: what differs between blocks is larger than what a longer
-  block averages out, so many short ones win.
-- Feeding through I/O binding with preallocated outputs takes 3 to 8 us less a run and repeats better (standard
+  land elsewhere in memory (standard deviation 0.6 to 1.5 %; whole networks 0.7 %). Hence two of them for each block.
+- After a switch of subject the first run takes 1.4 to 3 times as long; most blocks are steady after 3 or 4 runs,
+  networks after 4, a few are 7 % slow at the sixth. Hence warm-up ends when a run is no faster than the best before it.
+- Medians of 10 ms blocks scatter as little as those of 20 ms (0.86 and 0.88 %), those of 5 ms more (1.3 %).
+- Feeding through I/O binding with preallocated outputs takes 2 to 9 us less a run and repeats better (standard
   deviation between processes 0.6 % against 1.4 %): the allocation of the output is not part of the network.
 """
 
