@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwnas.core.errors import InfeasibleBudgetError
 from hwnas.core.progress import say
 from hwnas.search.additive import Additive, Factor
 from hwnas.search.problem import Problem
@@ -50,19 +51,24 @@ def certified(
     interval, the costs are corrected by what was measured (see `corrected`) and the search goes on. A target that is
     not this machine ends it at once, not measured.
     """
-    asked, known, spent = problem, dict[str, Certificates](), 0
+    known, tried, spent = dict[str, Certificates](), dict[str, Candidate](), 0
+    result, finalists = solve(problem)
     while True:
-        result, finalists = solve(asked)
         new = [c for c in finalists if c.arch not in known][: min(A_ROUND, measured - spent)]
         claims = [claims_of(result, candidate) for candidate in new]
         found = iter(certify([claim for part in claims for claim in part], store=store, seed=seed + spent))
         known |= {c.arch: [next(found) for _ in part] for c, part in zip(new, claims, strict=True)}
         spent += len(new)
-        tried = sorted((c for c in finalists if c.arch in known), key=lambda c: standing(known[c.arch]))
-        if not new or spent >= measured or standing(known[tried[0].arch]) == 0:
-            return _awarded(result, tried[0], known, spent), known[tried[0].arch]
-        asked = replace(problem, costs=_corrected_costs(problem, known))
+        tried |= {candidate.arch: candidate for candidate in finalists if candidate.arch in known}
+        winner = min(tried.values(), key=lambda c: (standing(known[c.arch]), -c.accuracy))
+        result = _awarded(result, winner, known)
+        if not new or spent >= measured or standing(known[winner.arch]) == 0:
+            return result, known[winner.arch]
         say(f"{len(new)} finalists do not keep their budget for sure; the cost model is corrected, the search goes on")
+        try:
+            result, finalists = solve(replace(problem, costs=_corrected_costs(problem, known)))
+        except InfeasibleBudgetError as error:
+            return result.with_best(result.best, [f"as measured, {error}"]), known[winner.arch]
 
 
 def standing(certificates: Certificates) -> int:
@@ -72,9 +78,9 @@ def standing(certificates: Certificates) -> int:
     return int(any(c.measured is not None and not c.surely for c in certificates))
 
 
-def _awarded(result: Result, winner: Candidate, known: Mapping[str, Certificates], spent: int) -> Result:
+def _awarded(result: Result, winner: Candidate, known: Mapping[str, Certificates]) -> Result:
     broke = sum(decisive(certificates).status == "failed" for certificates in known.values())
-    note = [f"{broke} of {spent} finalists measured broke a budget on the device"] if broke else []
+    note = [f"{broke} of {len(known)} finalists measured broke a budget on the device"] if broke else []
     return result.with_best(replace(winner, certificate=decisive(known[winner.arch]).to_json()), note)
 
 

@@ -114,7 +114,7 @@ class Result:
         return replace(self, best=best, front=front, notes=[*self.notes, *notes])
 
 
-PROBLEM_FIELDS = ("space", "accuracy", "costs", "targets", "constraints", "confidence")
+PROBLEM_FIELDS = ("space", "accuracy", "supernet", "costs", "targets", "constraints", "confidence")
 
 
 def problem_to_json(problem: Problem) -> dict[str, Any]:
@@ -122,6 +122,7 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
     return {
         "space": problem.space.spec,
         "accuracy": problem.accuracy.text,
+        "supernet": problem.accuracy.supernet,
         "costs": {name: source.text for name, source in problem.costs.items()},
         "targets": {name: source.target and source.target.to_json() for name, source in problem.costs.items()},
         "constraints": [constraint_to_json(constraint) for constraint in problem.constraints],

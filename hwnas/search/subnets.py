@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -40,7 +41,10 @@ def supernet_source(
     predict, notes = fitted_accuracy(space, population[:done], values, SEED)
     if "kendall" in notes:
         say(f"accuracy model of {len(values)} sub-networks: Kendall tau {notes['kendall']:.2f} on those it did not see")
-    return Source(folder, "accuracy", predict, exact=exact, sampled=population[:done], notes=notes)
+    where = str(Path(folder).resolve())
+    return Source(
+        folder, "accuracy", predict, exact=exact, sampled=population[:done], supernet=where, notes=notes
+    )
 
 
 def spread(space: SearchSpace, n: int) -> Population:

@@ -108,7 +108,7 @@ def verify(
     """
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
     results = [Result.load(folder) for folder in folders]
-    claims = [claims_of(result) for result in results]
+    claims = [_readable_claims(folder, result) for folder, result in zip(folders, results, strict=True)]
     for folder, found in zip(folders, claims, strict=True):
         if not found:
             raise InputError(f"{folder}: the search had no budget, so there is nothing to verify; give --max or --min")
@@ -117,6 +117,13 @@ def verify(
     for folder, result, found in zip(folders, results, claims, strict=True):
         save(folder, result, [next(queue) for _ in found])
     return certificates
+
+
+def _readable_claims(folder: str | Path, result: Result) -> list[Claim]:
+    try:
+        return claims_of(result)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}: a damaged search ({type(error).__name__}: {error}); search again") from error
 
 
 def save(folder: str | Path, result: Result, certificates: Sequence[Certificate]) -> Result:
@@ -139,7 +146,6 @@ def decisive(certificates: Sequence[Certificate]) -> Certificate:
 def claims_of(result: Result, candidate: Candidate | None = None) -> list[Claim]:
     """The claims that a search makes about its winner, or about another candidate: one a bounded cost."""
     problem, winner = result.problem, candidate or result.best
-    supernet = str(problem["accuracy"]) if joints.is_supernet(problem["accuracy"]) else None
     claims = []
     for constraint in problem["constraints"]:
         quantity, upper = constraint["quantity"], "max" in constraint
@@ -147,8 +153,18 @@ def claims_of(result: Result, candidate: Candidate | None = None) -> list[Claim]
             target = problem["targets"].get(quantity)
             where = Target.from_json(target, quantity) if target else None
             budget = constraint["max" if upper else "min"]
-            predicted = winner.costs[quantity]
-            claims.append(Claim(problem["space"], winner.arch, quantity, budget, upper, predicted, where, supernet))
+            claims.append(
+                Claim(
+                    problem["space"],
+                    winner.arch,
+                    quantity,
+                    budget,
+                    upper,
+                    winner.costs[quantity],
+                    where,
+                    problem["supernet"],
+                )
+            )
     return claims
 
 

@@ -1,0 +1,239 @@
+"""Certificates, and the search that goes on until one holds."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from hwnas.core.errors import ClaimFailedError, InputError, UnavailableError
+from hwnas.core.target import Target
+from hwnas.profile import Measurement, Settings
+from hwnas.profile.device import local_target
+from hwnas.search import Result, Source, export, joints, search, verify
+from hwnas.search.additive import Additive
+from hwnas.search.certified import Evidence, corrected
+from hwnas.search.export import compare
+from hwnas.search.sources import additive_source
+from hwnas.search.verify import Claim, certify
+from hwnas.spaces import get_space
+
+SPEC = "ofa-mbv3:width=0.5,resolution=64,num_classes=10"
+SPACE = get_space(SPEC)
+HERE = Target("this machine", "onnxruntime", "1.0")
+WEIGHTS = np.random.default_rng(3).random(len(SPACE.choices))
+ACCURACY = Source("simple", "accuracy", lambda population: 0.5 + (population * WEIGHTS).sum(1) / 200)
+
+
+def cost(target: Target | None, scale: float = 1.0, column: str = "latency_ms") -> Source:
+    """Predicted latency: a tenth of a millisecond a million MACs, times `scale`."""
+    values = np.array([primitive.macs for primitive in SPACE.primitives()]) * scale / 1e7
+    return additive_source("toy", column, Additive.of_primitives(SPACE, values), target)
+
+
+class Device:
+    """Stands in for the machine: the latency is `factor` times 0.1 ms a million MACs, within 1 %."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor, self.campaigns = factor, list[int]()
+
+    def measure(self, models: dict[str, bytes], *_: object) -> dict[str, Measurement]:
+        self.campaigns.append(len(models))
+        return {name: self.measurement(name.split(" ")[1]) for name in models}
+
+    def measurement(self, arch: str) -> Measurement:
+        median = self.factor * SPACE.macs(SPACE.parse(arch))[0] / 1e7
+        return Measurement(100, 10, median, 0.99 * median, 1.01 * median, "steady")
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    made = Device(1.0)
+
+    def settings(target: Target | None) -> Settings:
+        if target != HERE:
+            raise UnavailableError(f"{target} is not here")
+        return Settings()
+
+    monkeypatch.setattr(joints, "local_settings", settings)
+    monkeypatch.setattr(joints, "measure_latencies", made.measure)
+    monkeypatch.setattr(joints, "environment", lambda _: {"host": "here"})
+    return made
+
+
+def claim(
+    arch: str, budget: float, quantity: str = "latency_ms", upper: bool = True, target: Target | None = HERE
+) -> Claim:
+    return Claim(SPEC, arch, quantity, budget, upper, 1.0, target)
+
+
+def archs(n: int) -> list[str]:
+    return [SPACE.format(row) for row in SPACE.sample(n, 0)]
+
+
+def test_a_certificate_says_what_was_claimed_and_measured(device: Device) -> None:
+    arch = archs(1)[0]
+    true = device.measurement(arch).median
+    passed, failed = certify([claim(arch, true + 0.01), claim(arch, true - 0.01)])
+    assert (passed.status, failed.status) == ("passed", "failed")
+    document = json.loads(json.dumps(passed.to_json()))
+    assert document["budget"] == true + 0.01 and document["arch"] == arch and document["n"] == 100
+    assert (document["low"], document["measured"], document["high"]) == pytest.approx((0.99 * true, true, 1.01 * true))
+    assert document["target"] == HERE.to_json() and document["difference"] < 1e-4
+    assert device.campaigns == [1]
+
+
+def test_claims_of_one_target_share_a_campaign_and_others_are_not_measured(device: Device) -> None:
+    first, second = archs(2)
+    phone = Target("phone", "tflite", origin="imported")
+    small = claim(second, 9, "params_m", target=None)
+    found = certify([claim(first, 9), claim(first, 9, target=phone), claim(second, 9), small])
+    assert [certificate.status for certificate in found] == ["passed", "not_measured", "passed", "passed"]
+    assert device.campaigns == [2]
+    assert "phone" in found[1].reason and found[1].measured is None
+    assert found[3].measured == SPACE.parameters(SPACE.parse(second))[0] / 1e6
+
+
+def test_a_throughput_is_measured_as_images_a_second(device: Device) -> None:
+    arch = archs(1)[0]
+    rate = 1000 / device.measurement(arch).median
+    passed, failed = certify([claim(arch, rate + more, "throughput_ips", False) for more in (-1, 1)])
+    assert (passed.status, failed.status) == ("passed", "failed")
+    assert passed.low is not None and passed.measured is not None and passed.high is not None
+    assert passed.measured == pytest.approx(rate)
+    assert passed.low < passed.measured < passed.high
+
+
+def test_energy_is_not_measured_here(device: Device) -> None:
+    assert certify([claim(archs(1)[0], 5, "energy_mj")])[0].status == "not_measured"
+    assert not device.campaigns
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.15, 1.6])
+def test_the_search_goes_on_until_a_winner_keeps_its_budget(device: Device, factor: float, tmp_path: Path) -> None:
+    device.factor = factor
+    result = search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": 1.5}, evaluations=3000, out=tmp_path)
+    certificate = result.best.certificate
+    assert certificate is not None and certificate["status"] == "passed"
+    assert certificate["high"] <= 1.5
+    assert device.measurement(result.best.arch).median == pytest.approx(certificate["measured"])
+    assert certificate["measured"] > (0.8 if factor >= 1 else 0.7) * 1.5
+    assert sum(device.campaigns) <= 24
+    assert any("broke" in note for note in result.notes) == (factor > 1)
+    assert Result.load(tmp_path).best.certificate == certificate
+
+
+def test_a_budget_that_the_device_cannot_keep_fails_with_what_it_can(device: Device) -> None:
+    device.factor = 1000.0
+    result = search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": 2.0}, evaluations=500)
+    assert result.best.certificate is not None and result.best.certificate["status"] == "failed"
+    assert "as measured, no network" in result.notes[-1]
+
+
+def test_the_measuring_budget_ends_the_search(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwnas.search.certified.corrected", lambda source, _: source)
+    device.factor = 3.0
+    result = search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": 2.0}, measured=6, evaluations=500)
+    assert result.best.certificate is not None and result.best.certificate["status"] == "failed"
+    assert device.campaigns == [4, 2]
+
+
+def test_nothing_is_measured_where_nobody_asks(device: Device) -> None:
+    result = search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": 2.0}, measured=0, evaluations=500)
+    assert result.best.certificate is None and not device.campaigns
+
+
+def test_verify_measures_all_winners_in_one_campaign(device: Device, tmp_path: Path) -> None:
+    runs = [tmp_path / "a", tmp_path / "b"]
+    costs = {"latency_ms": cost(HERE)}
+    for run, budget in zip(runs, (1.2, 2.0), strict=True):
+        search(SPEC, ACCURACY, costs, max={"latency_ms": budget}, measured=0, evaluations=500, out=run)
+    device.factor = 0.9
+    assert [certificate.status for certificate in verify(runs)] == ["passed", "passed"]
+    assert device.campaigns == [2]
+    for run in runs:
+        written = json.loads((run / "certificates.json").read_text())["certificates"]
+        assert written[0]["status"] == "passed"
+        assert Result.load(run).best.certificate == written[0]
+
+
+def test_a_search_without_a_budget_has_nothing_to_verify(tmp_path: Path) -> None:
+    search(SPEC, ACCURACY, "macs_m", evaluations=100, out=tmp_path)
+    with pytest.raises(InputError, match="no budget"):
+        verify(tmp_path)
+    with pytest.raises(InputError, match=r"no search at"):
+        verify(tmp_path / "nowhere")
+
+
+def test_a_damaged_search_is_refused(tmp_path: Path) -> None:
+    search(SPEC, ACCURACY, "macs_m", max={"macs_m": 20}, evaluations=100, out=tmp_path)
+    document = json.loads((tmp_path / "search.json").read_text())
+    (tmp_path / "search.json").write_text(json.dumps(document | {"constraints": [{"max": 3}]}))
+    with pytest.raises(InputError, match="damaged"):
+        verify(tmp_path)
+
+
+def test_a_corrected_cost_is_right_about_what_was_measured() -> None:
+    source, population = cost(HERE), SPACE.sample(40, 0)
+    predicted = source.predict(population)
+    measured = predicted[:3] * [1.1, 1.2, 1.3]
+    better = corrected(source, Evidence(population[:3], predicted[:3], measured, measured))
+    np.testing.assert_allclose(better.predict(population)[:3], measured)
+    np.testing.assert_allclose(better.predict(population)[3:], 1.2 * predicted[3:])
+    assert better.additive is not None and source.additive is not None
+    np.testing.assert_allclose(better.additive.extremes, 1.2 * np.array(source.additive.extremes))
+
+
+# export
+
+
+@pytest.mark.parametrize("batch", [1, 3, None])
+def test_an_exported_model_computes_what_pytorch_does(tmp_path: Path, batch: int | None) -> None:
+    arch = archs(1)[0]
+    done = export(arch, SPEC, tmp_path / "net.onnx", batch=batch)
+    onnx.checker.check_model(onnx.load(tmp_path / "net.onnx"))
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(1).standard_normal((batch or 5, 3, 64, 64), dtype=np.float32)
+    found = session.run(None, {session.get_inputs()[0].name: images})[0]
+    with torch.inference_mode():
+        expected = SPACE.build(SPACE.parse(arch)).eval()(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    assert done.difference < 1e-4
+
+
+def test_a_model_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first, second = (SPACE.build(row).eval() for row in SPACE.sample(2, 0))
+    assert compare(first, second.to_onnx(1), 1) > 0.01
+    monkeypatch.setattr(type(first), "to_onnx", lambda _self, batch: second.graph.to_onnx(batch))
+    with pytest.raises(ClaimFailedError, match="something else than PyTorch"):
+        export(archs(1)[0], SPEC, tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+# the machine itself
+
+
+def test_a_winner_is_measured_on_this_machine(tmp_path: Path) -> None:
+    target = local_target("onnxruntime", Settings())
+    assert joints.local_settings(target) == Settings()
+    result = search(
+        SPEC, ACCURACY, {"latency_ms": cost(target)}, max={"latency_ms": 500}, min={"latency_ms": 0.1}, evaluations=200,
+        measured=1, out=tmp_path,
+    )  # fmt: skip
+    certificate = result.best.certificate
+    assert certificate is not None and certificate["quantity"] == "latency_ms"
+    assert 0.01 < certificate["low"] <= certificate["measured"] <= certificate["high"] < 500
+    assert certificate["target"] == target.to_json() and certificate["environment"]["cpu"] == target.device
+
+
+@pytest.mark.parametrize(
+    "change", [{"runtime_version": "0.1"}, {"device": "another"}, {"origin": "imported"}, {"threads": 999}]
+)
+def test_another_target_cannot_be_measured_here(change: dict) -> None:
+    target = replace(local_target("onnxruntime", Settings()), **change)
+    with pytest.raises(UnavailableError):
+        joints.local_settings(target)
