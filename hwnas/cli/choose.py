@@ -30,6 +30,21 @@ def train_supernet_command(
     show(report, text, as_json)
 
 
+@app.command("train")
+def train_command(
+    config: Annotated[Path, typer.Argument(help="YAML configuration")],
+    out: Annotated[Path, typer.Option("--out", help="checkpoint folder; the same command resumes it")],
+    as_json: Json = False,
+) -> None:
+    """Train one network, from scratch or from the weights it had in a super-network."""
+    from hwnas.core.config import load_config
+    from hwnas.train import NetworkConfig, train_network
+
+    accuracy = train_network(load_config(config, NetworkConfig), out).accuracy
+    text = f"{out}: accuracy {accuracy['val']:.4f} on validation images, {accuracy['test']:.4f} on test images"
+    show({"out": str(out), "accuracy": accuracy}, text, as_json)
+
+
 @app.command("search")
 def search_command(
     space: Space,

@@ -22,7 +22,7 @@ def validate(model: str | Path | bytes | onnx.ModelProto) -> list[Rule]:
     data and its bias are quantised, and the shifts between their positions stay in the DPU's range.
     Raises `InputError` where the model cannot be read or holds no QDQ pair.
     """
-    proto = _load(model)
+    proto = load_model(model)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     rules: list[Rule] = []
     position: dict[str, int] = {}
@@ -40,7 +40,7 @@ def validate(model: str | Path | bytes | onnx.ModelProto) -> list[Rule]:
     return rules
 
 
-def _load(model: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
+def load_model(model: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         return model
     try:
