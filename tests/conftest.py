@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile("hwnas", deadline=None)
+settings.load_profile("hwnas")
 
 
 @pytest.fixture(scope="session", autouse=True)
