@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Copy what the board needs, run it there, and bring the logs back.
+#   ./copy_and_run.sh USER@BOARD [FOLDER_ON_BOARD]
+set -euo pipefail
+
+if [ $# -lt 1 ]; then
+    echo "usage: $0 USER@BOARD [FOLDER_ON_BOARD]" >&2
+    exit 2
+fi
+bundle="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+board="$1"
+folder="${2:-hwnas_bundle}"
+
+ssh "$board" mkdir -p "$folder"
+scp -r "$bundle/board" "$bundle/xmodels" "$bundle/hwnas_bundle.json" "$board:$folder/"
+ssh -t "$board" python3 "$folder/board/run.py"
+scp -r "$board:$folder/logs" "$bundle/"
+echo "now: hwnas parse $bundle/logs --space SPACE --out table.csv"

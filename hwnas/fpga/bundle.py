@@ -1,0 +1,214 @@
+"""A bundle: everything that a person with a board needs to turn a search space into logs that `parse` reads.
+
+OUT/hwnas_bundle.json    which model is which primitive or architecture, and the MD5 of each compiled model
+OUT/onnx/ID.onnx         quantised, in QDQ form
+OUT/models.json          the same models for blocks.py, which builds them in PyTorch for vai_q_pytorch
+OUT/arch.json            the DPU's fingerprint, for vai_c_xir
+OUT/compile.sh           quantise and compile in the Vitis AI container
+OUT/copy_and_run.sh      copy to the board, run there, bring OUT/logs back
+OUT/board/               the runner and the power sampler
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hwnas import __version__
+from hwnas.core.errors import InputError
+from hwnas.core.files import data_folder, read_json, write_json
+from hwnas.core.progress import progress
+from hwnas.fpga.checker import check_graph, supported
+from hwnas.fpga.graph import read_primitive
+from hwnas.fpga.quantize import quantize
+from hwnas.fpga.targets import DpuTarget
+from hwnas.spaces import Graph, GraphNode, SearchSpace
+from hwnas.spaces.graph import BN_EPS
+from hwnas.spaces.ops import Activation, Add, AvgPool, BatchNorm, Conv, GlobalAvgPool, Linear, Mul, Op
+from hwnas.spaces.primitive import Node
+
+MANIFEST = "hwnas_bundle.json"
+CALIBRATION_INPUTS = 8
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class BundleReport:
+    """What is in a bundle: its folder, models by kind, and the primitives left out with the reason."""
+
+    out: Path
+    primitives: int
+    networks: int
+    left_out: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "out": str(self.out)}
+
+
+def emit_bundle(
+    space: SearchSpace,
+    target: DpuTarget,
+    out: str | Path,
+    networks: int = 0,
+    seed: int = 0,
+    images: ArrayLike | None = None,
+) -> BundleReport:
+    """Write the bundle of a space for a DPU.
+
+    Every primitive that the DPU runs whole becomes a model of its own; the others are listed with the reason. An
+    interrupted emission goes on where it stood, since models that are there are not made again.
+
+    Args:
+        networks: number of sampled architectures, made of supported primitives alone, to add as whole models.
+        images: (n, C, H, W) float32 to calibrate the networks on; random features where None, and always for single
+            blocks: what a model costs on a DPU does not depend on the values of its weights or scales.
+
+    Raises `InputError` where `out` is not empty and no bundle of the same space, DPU, networks and seed.
+    """
+    folder = Path(out)
+    identity = {"space": space.spec, "target": target.to_json(), "networks": networks, "seed": seed}
+    _claim(folder, identity)
+    subjects, left_out = _subjects(space, target, networks, seed)
+    models: dict[str, dict[str, Any]] = {}
+    sources: dict[str, dict[str, Any]] = {}
+    with progress(f"models for {target.name}", len(subjects)) as task:
+        for name, subject in subjects.items():
+            _emit_model(folder / "onnx" / f"{name}.onnx", subject, images)
+            models[name] = subject.entry
+            sources[name] = _describe(subject.graph)
+            task.advance(note=name)
+    write_json(folder / "models.json", sources)
+    write_json(folder / "arch.json", {"fingerprint": target.fingerprint})
+    _copy_scripts(folder)
+    manifest = {
+        "kind": "hwnas_bundle",
+        "schema": SCHEMA,
+        "made_by": f"hwnas {__version__}",
+        **identity,
+        "left_out": left_out,
+        "models": models,
+    }
+    write_json(folder / MANIFEST, manifest)
+    (folder / "emission.json").unlink(missing_ok=True)
+    whole = sum("arch" in entry for entry in models.values())
+    return BundleReport(folder, len(models) - whole, whole, left_out)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    graph: Graph
+    entry: dict[str, Any]
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Take an empty folder, or one that an interrupted emission of the same bundle left behind."""
+    started = folder / "emission.json"
+    if (folder / MANIFEST).exists():
+        raise InputError(f"{folder} holds a finished bundle; choose another --emit")
+    if started.exists():
+        if read_json(started, "emission's record") != identity:
+            raise InputError(f"{folder} holds the beginning of another bundle; choose another --emit")
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not an empty folder; choose another --emit")
+    write_json(started, identity)
+
+
+def _subjects(
+    space: SearchSpace, target: DpuTarget, networks: int, seed: int
+) -> tuple[dict[str, _Subject], dict[str, str]]:
+    mask = supported(space.primitives(), target)
+    if not mask.any():
+        raise InputError(f"the DPU {target.name} runs no primitive of {space.spec}; see `hwnas fpga check`")
+    left_out = {
+        primitive.key: check_graph(read_primitive(primitive), target).on_cpu[0].reason
+        for primitive, fits in zip(space.primitives(), mask, strict=True)
+        if not fits
+    }
+    subjects = {}
+    for index, primitive in enumerate(space.primitives()):
+        if mask[index]:
+            inputs = tuple(-1 - i for i in range(len(primitive.inputs)))
+            graph = Graph(primitive.inputs, (GraphNode(primitive, inputs),), space.bn_eps)
+            subjects[f"p{index:05d}"] = _Subject(graph, {"primitive": primitive.key})
+    for index, row in enumerate(_sample(space, mask, networks, seed)):
+        subjects[f"n{index:05d}"] = _Subject(space.graph(row), {"arch": space.format(row)})
+    return subjects, left_out
+
+
+def _sample(space: SearchSpace, mask: np.ndarray[Any, np.dtype[np.bool_]], n: int, seed: int) -> list[Any]:
+    """`n` distinct architectures made of supported primitives."""
+    if not n:
+        return []
+    padded = np.append(mask, True)
+    rng = np.random.default_rng(seed)
+    pool = space.distinct(space.sample(max(200 * n, 2000), rng))
+    fitting = pool[padded[space.blocks(pool)].all(axis=1)]
+    if len(fitting) < n:
+        raise InputError(f"only {len(fitting)} of {len(pool)} sampled networks fit the DPU, {n} were asked for")
+    return list(fitting[:n])
+
+
+def _emit_model(path: Path, subject: _Subject, images: ArrayLike | None) -> None:
+    if path.exists():
+        return
+    graph = subject.graph
+    if len(graph.inputs) > 1:
+        raise InputError(f"{subject.entry}: blocks of several inputs are not emitted")
+    if images is None or "arch" not in subject.entry:
+        rng = np.random.default_rng(0)
+        images = rng.standard_normal((CALIBRATION_INPUTS, *graph.inputs[0])).astype(np.float32)
+    quantize(graph.to_onnx(None), images, path)
+
+
+def _describe(graph: Graph) -> dict[str, Any]:
+    """The network as blocks.py reads it: operations in order, each with the names of the values it takes."""
+    outputs: list[str] = []
+    ops = []
+    for index, node in enumerate(graph.nodes):
+        names = {f"in{j}": f"in{-1 - i}" if i < 0 else outputs[i] for j, i in enumerate(node.inputs)}
+        for step in node.primitive.body:
+            inputs = [names[name] for name in step.inputs]
+            names[step.name] = f"b{index}.{step.name}"
+            ops.append({"name": names[step.name], "inputs": inputs, **_operation(step, graph.bn_eps)})
+        outputs.append(names[node.primitive.body[-1].name])
+    return {"shapes": [list(shape) for shape in graph.inputs], "ops": ops}
+
+
+_SIMPLE: dict[type[Op], str] = {GlobalAvgPool: "global_avg_pool", Add: "add", Mul: "mul"}
+
+
+def _operation(step: Node, bn_eps: float = BN_EPS) -> dict[str, Any]:
+    op, channels = step.op, step.shapes[0][0]
+    if isinstance(op, Conv):
+        fields = {"kernel": op.kernel, "stride": op.stride, "groups": op.groups, "bias": op.bias}
+        return {"op": "conv", "in": channels, "out": op.out, **fields}
+    if isinstance(op, BatchNorm):
+        return {"op": "batch_norm", "channels": channels, "eps": bn_eps}
+    if isinstance(op, Linear):
+        return {"op": "linear", "in": int(np.prod(step.shapes[0])), "out": op.out, "bias": op.bias}
+    if isinstance(op, AvgPool):
+        return {"op": "avg_pool", "kernel": op.kernel, "stride": op.stride, "padding": op.padding}
+    if isinstance(op, Activation):
+        return {"op": op.function}
+    return {"op": _SIMPLE[type(op)]}
+
+
+def _copy_scripts(folder: Path) -> None:
+    with data_folder("fpga") as source:
+        for path in _scripts(source / "bundle"):
+            final = folder / path.relative_to(source / "bundle")
+            final.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, final)
+            if path.suffix == ".sh" or path.name == "run.py":
+                final.chmod(0o755)
+
+
+def _scripts(folder: Path) -> Iterator[Path]:
+    yield from (path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".sh", ".md"))
