@@ -88,9 +88,9 @@ def quantize_command(
 
 def _images(model: Path, name: str, path: Path | None, count: int) -> tuple[Any, Any]:
     """Training images of a data set, preprocessed as training does, shape (n, 3, H, W), and their labels."""
-    from hwnas.fpga.validate import load_model
     import numpy as np
 
+    from hwnas.fpga.validate import load_model
     from hwnas.train import DataConfig
     from hwnas.train.data import load_data
 

@@ -24,7 +24,7 @@ def profile_command(
     select: Annotated[str, typer.Option("--select", help="how these networks are chosen")] = "random",
     repeats: Annotated[int, typer.Option("--repeats", help="how many are measured twice, for the noise floor")] = 0,
     goal: Annotated[float, typer.Option("--goal", help="relative half-width of the interval to stop at")] = 0.02,
-    time_limit: Annotated[float, typer.Option("--time-limit", help="most seconds of timed runs a subject")] = 0.5,
+    time_limit: Annotated[float, typer.Option("--time-limit", help="most seconds of timed runs a subject")] = 1.0,
     store: Annotated[Path | None, typer.Option("--store", help="sample store to share with other runs")] = None,
     seed: Seed = 0,
     as_json: Json = False,
