@@ -17,6 +17,7 @@ from hwnas.core.progress import say
 SPACE = "ofa-mbv3:width=0.5,resolution=64,num_classes=10"
 METRIC = "latency_ms"
 NETWORKS, REPEATS, HELD_OUT = 120, 24, 40
+TIMED_S = 0.4
 MODELS = ("sum", "linear1", "linear2", "mlp", "lstm")
 SUB_NETWORKS = 150
 BUDGETS = (0.2, 0.45, 0.75)
@@ -63,9 +64,10 @@ def quickstart(out: str | Path = "quickstart", seed: int = 0) -> dict[str, Any]:
 
 
 def _profile(folder: Path, seed: int) -> dict[str, Any]:
-    from hwnas.profile import profile
+    from hwnas.profile import Effort, profile
 
-    return profile(SPACE, folder, networks=NETWORKS, repeats=REPEATS, seed=seed).summary()
+    effort = Effort(time_limit_s=TIMED_S)
+    return profile(SPACE, folder, networks=NETWORKS, repeats=REPEATS, seed=seed, effort=effort).summary()
 
 
 def _fit(out: Path, seed: int) -> dict[str, Any]:
