@@ -49,8 +49,8 @@ def main() -> None:
               f"{np.mean(found):7.4f} {np.median(found):7.4f} {max(found):7.4f}  "
               f"{' '.join('yes' if aim else 'NO' for aim in aims)}  {int(np.mean(evaluations)):7d} "
               f"{max(walls):7.2f} {max(cpus):6.2f}")
-    print("aims: every seed above the mean of OFA's two runs; mean above the better one; median within 0.001 of the best "
-          "known. Times are the longest of all seeds.")
+    print("aims: every seed above the mean of OFA's two runs; mean above the better one; median within 0.001 of the "
+          "best known. Times are the longest of all seeds.")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.progress import Task
 from hwnas.search.problem import Problem
 from hwnas.search.rows import RowHash, RowSet, contains
 from hwnas.search.sources import Array, Population
@@ -70,6 +71,7 @@ class Evaluator:
     Attributes:
         evaluations: how many were.
         proposals: distinct architectures whose costs were asked.
+        shown: the progress bar to keep up to date, where there is one.
         best_short: the best accuracy within the budgets that is below what is asked for, where none is above.
         history: (evaluations, best accuracy) whenever it rose.
     """
@@ -89,6 +91,7 @@ class Evaluator:
         self.limit = min(limit, len(self._pool) or limit)
         self.evaluations = self.proposals = 0
         self.best_short: float | None = None
+        self.shown: Task | None = None
         self.history: list[tuple[int, float]] = []
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._stale = 0
@@ -140,6 +143,8 @@ class Evaluator:
         score[asked] = np.where(short > 0, -INFEASIBLE - short, accuracy)
         score[np.isnan(score)] = -np.inf
         self.evaluations += int(np.isfinite(accuracy).sum())
+        if self.shown is not None:
+            self.shown.update(self.evaluations, f"best {self.history[-1][1]:.4f}" if self.history else "")
         return self._keep(Scored(fresh, score, costs))
 
     def feasible(self) -> Scored:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hwnas.core.errors import InputError
+from hwnas.core.progress import progress
 from hwnas.search.algorithm import algorithms, objectives
 from hwnas.search.certified import MEASURED, certified
 from hwnas.search.evaluator import Evaluator, Scored
@@ -97,7 +98,8 @@ def solve(
     ranges = check_reach(problem, known)
     start = first_feasible(problem) if known is None and ranges else None
     evaluator = Evaluator(problem, evaluations, np.random.default_rng(seed), seconds, start)
-    run(evaluator)
+    with progress("search", evaluator.limit) as evaluator.shown:
+        run(evaluator)
     found = evaluator.feasible()
     if not len(found):
         raise infeasible(problem, ranges, evaluator.best_short)
