@@ -69,13 +69,15 @@ def choose(data: Measurements, table: CostTable | None, score_name: str, seed: i
     fold = folds_of(data.groups, min(FOLDS_OF_FEW if len(data) < FEW else FOLDS, len(np.unique(data.groups))), seed)
     candidates = _compare(data, table, score_name, fold)
     forward = predictors.get("flops")(data.space, metric=data.metric)
+    forward.fit(data.population, data.values)
     targets = np.stack([forward._forward(candidate.predicted) for candidate in candidates])
+    mixable = np.array([predictors.get(candidate.kind).learns for candidate in candidates])
     honest = np.empty(len(data))
     for part in np.unique(fold):
         rest = fold != part
-        weights = _mixture(targets[:, rest], data.values[rest], score_name, forward)
+        weights = _mixture(targets[:, rest], data.values[rest], score_name, forward, mixable)
         honest[~rest] = forward._backward(weights @ targets[:, ~rest])
-    weights = _mixture(targets, data.values, score_name, forward)
+    weights = _mixture(targets, data.values, score_name, forward, mixable)
     model = _mixed(candidates, weights, data, table).fit(data.population, data.values)
     model.calibration = Calibration.of(data.values, honest)
     return Choice(model, _report(candidates, weights, data, score_name), honest)
@@ -93,7 +95,7 @@ def _report(candidates: Sequence[Candidate], weights: Array, data: Measurements,
     ]
 
 
-def _mixture(targets: Array, values: Array, name: str, forward: Predictor) -> Array:
+def _mixture(targets: Array, values: Array, name: str, forward: Predictor, mixable: NDArray[np.bool_]) -> Array:
     """Weights, (candidates,), of the mixture with the least loss; a single candidate unless a mixture is better."""
 
     def error(target: Array) -> float:
@@ -103,9 +105,11 @@ def _mixture(targets: Array, values: Array, name: str, forward: Predictor) -> Ar
     counts = np.zeros(len(targets))
     best = int(np.argmin(alone))
     counts[best] = 1
+    if not mixable[best]:
+        return counts
     for step in range(1, STEPS):
         tried = [error((counts @ targets + target) / (step + 1)) for target in targets]
-        counts[int(np.argmin(tried))] += 1
+        counts[int(np.argmin(np.where(mixable, tried, np.inf)))] += 1
     weights: Array = np.where(counts / counts.sum() < LEAST_WEIGHT, 0.0, counts)
     weights = weights / weights.sum()
     if error(weights @ targets) < alone[best] * (1 - LEAST_GAIN):

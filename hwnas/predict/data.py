@@ -30,9 +30,9 @@ class Measurements:
         population: canonical genotypes (n, genes).
         values: the metric, (n,).
         groups: (n,); rows of one group measure the same thing and never stand on both sides of a split.
-        copies: (n,) or None; rows that share a number are copies of one measurement, not repeats.
         repeats: (n,) or None; a second, independent measurement of the same thing, NaN where there is none.
         left_out: rows of the source without a value, or whose measurement failed.
+        copies: rows left out because they repeat the measurement of another architecture.
         target: what they were measured on, where the source says so.
         table: the cost table that stands beside them, if any.
     """
@@ -42,9 +42,9 @@ class Measurements:
     population: NDArray[np.int16]
     values: Array
     groups: NDArray[np.int64]
-    copies: NDArray[Any] | None = None
     repeats: Array | None = None
     left_out: int = 0
+    copies: int = 0
     target: dict[str, Any] | None = None
     table: CostTable | None = None
 
@@ -57,16 +57,16 @@ class Measurements:
 
     def rows(self, index: NDArray[Any]) -> Measurements:
         """The rows at `index` (numbers or a mask)."""
-        copies = None if self.copies is None else self.copies[index]
         repeats = None if self.repeats is None else self.repeats[index]
         population, values, groups = self.population[index], self.values[index], self.groups[index]
-        return replace(self, population=population, values=values, groups=groups, copies=copies, repeats=repeats)
+        return replace(self, population=population, values=values, groups=groups, repeats=repeats)
 
 
 def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Measurements:
     """Read a run folder (`networks.parquet`) or a table with the column `arch`; columns not asked for are ignored.
 
-    Rows without a value, or with the verdict `failed`, are left out and counted. Raises `InputError` where the file,
+    Rows without a value, or with the verdict `failed`, are left out and counted. So are copies: of rows that share a
+    `unique_index` and a value, one alone was measured, the one whose `index` it is. Raises `InputError` where the file,
     a column, an architecture or a value cannot be used.
     """
     path = Path(source)
@@ -74,7 +74,7 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     run = path / NETWORKS if path.is_dir() else None
     if run is not None and not run.is_file():
         raise InputError(f"{path} is no run folder with measured networks ({NETWORKS} is missing)")
-    wanted = ["arch", metric, f"{metric}_verdict", f"{metric}_repeat", "space", GROUPING]
+    wanted = ["arch", metric, f"{metric}_verdict", f"{metric}_repeat", "space", "index", GROUPING]
     columns = read_columns(run or path, wanted, required=("arch", metric))
     raw = _numbers(columns[metric], metric, path)
     keep = ~np.isnan(raw)
@@ -85,14 +85,32 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     left_out = int((~keep).sum())
     if run is not None and "space" in columns:
         keep &= _of_space(columns["space"], space, path)
+    valued = int(keep.sum())
+    if GROUPING in columns:
+        keep = _measured_themselves(columns, raw, keep)
     values = _checked(raw, keep, quantity, metric, path)
     population = parse_archs(space, columns["arch"], path, keep)
-    copies = np.array(columns[GROUPING])[keep] if GROUPING in columns else None
     target = read_json(path / "run.json").get("target") if run and (path / "run.json").is_file() else None
     table = CostTable.load(path) if run and (path / "table.csv").is_file() else None
     again = _numbers(columns[f"{metric}_repeat"], metric, path)[keep] if f"{metric}_repeat" in columns else None
-    groups = _groups(population, copies)
-    return Measurements(space, metric, population, values, groups, copies, again, left_out, target, table)
+    groups = _groups(population, np.array(columns[GROUPING])[keep] if GROUPING in columns else None)
+    copies = valued - len(values)
+    return Measurements(space, metric, population, values, groups, again, left_out, copies, target, table)
+
+
+def _measured_themselves(columns: dict[str, list[Any]], raw: Array, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """`keep` without copies: of the rows of one group with one value, the group's own row, else the first."""
+    group = np.unique(np.array(columns[GROUPING]), return_inverse=True)[1].reshape(-1)
+    own = np.zeros(len(raw), dtype=bool)
+    if "index" in columns:
+        own = np.array(columns["index"]) == np.array(columns[GROUPING])
+    rows = np.flatnonzero(keep)
+    order = rows[np.lexsort((rows, ~own[rows], raw[rows], group[rows]))]
+    repeated = np.zeros(len(order), dtype=bool)
+    repeated[1:] = (np.diff(group[order]) == 0) & (np.diff(raw[order]) == 0)
+    kept = np.zeros(len(raw), dtype=bool)
+    kept[order[~repeated]] = True
+    return kept
 
 
 def _of_space(specs: list[Any], space: SearchSpace, path: Path) -> NDArray[np.bool_]:
@@ -164,15 +182,15 @@ def _checked(raw: Array, keep: NDArray[np.bool_], quantity: Quantity, metric: st
         raise
 
 
-def _groups(population: NDArray[np.int16], copies: NDArray[Any] | None) -> NDArray[np.int64]:
-    """Rows of equal genotype share a group, and so do rows that are copies, and what the two join."""
+def _groups(population: NDArray[np.int16], given: NDArray[Any] | None) -> NDArray[np.int64]:
+    """Rows of equal genotype share a group, and so do rows that share a given one, and what the two join."""
     groups = genotype_groups(population)
-    if copies is None:
+    if given is None:
         return groups
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    other = np.unique(copies, return_inverse=True)[1].reshape(-1) + groups.max() + 1
+    other = np.unique(given, return_inverse=True)[1].reshape(-1) + groups.max() + 1
     size = int(other.max()) + 1
     edges = coo_matrix((np.ones(len(groups)), (groups, other)), shape=(size, size))
     labels: NDArray[np.int64] = connected_components(edges, directed=False)[1]

@@ -117,9 +117,6 @@ def noise_floor(data: Measurements) -> Noise | None:
     if data.repeats is not None and np.isfinite(data.repeats).any():
         twice = np.isfinite(data.repeats)
         return _noise(_relative_difference(values[twice], data.repeats[twice]), "repeats")
-    if data.copies is not None:
-        _, first = np.unique(data.copies, return_index=True)
-        population, values = population[first], values[first]
     repeats = _pair_differences(population, values)
     if len(repeats):
         return _noise(repeats, "repeats")

@@ -42,6 +42,7 @@ class FitReport:
         baselines: the same of `flops`, `ridge`, and `sum` where there is a cost table.
         compared: what `auto` tried, best first, each with its cross-validated score.
         left_out: rows of the source without a value.
+        copies: rows of the source that repeat another's measurement, also left out.
     """
 
     model: Predictor
@@ -54,6 +55,7 @@ class FitReport:
     noise: Noise | None
     compared: list[dict[str, Any]] = field(default_factory=list)
     left_out: int = 0
+    copies: int = 0
     measured: Array = field(default_factory=lambda: np.zeros(0))
     predicted: Array = field(default_factory=lambda: np.zeros(0))
 
@@ -70,6 +72,7 @@ class FitReport:
             "n_train": self.n_train,
             "n_test": self.n_test,
             "left_out": self.left_out,
+            "copies": self.copies,
             "metrics": self.metrics,
             "baselines": self.baselines,
             "noise": self.noise.to_json() if self.noise else None,
@@ -153,6 +156,7 @@ def _report(
         noise,
         choice.compared,
         train.left_out,
+        train.copies,
         measured,
         predicted,
     )

@@ -19,7 +19,7 @@ BY_LOSS = {"l2": "l2", "l1": "l1", "tukey": "l1"}
 def member(owner: Predictor, kind: str, options: Mapping[str, Any]) -> Predictor:
     """An unfitted predictor of `kind` on the space, metric and costs of `owner`."""
     found = predictors.get(kind)
-    if isinstance(owner, found):
+    if isinstance(owner, found) or not found.learns:
         raise InputError(f"predictor {owner.name!r} cannot be made of {kind!r}")
     made = found.__new__(found)
     made.space = owner.space

@@ -64,8 +64,9 @@ def test_without_test_rows_scores_are_cross_validated(source: Path, space: Searc
 
 
 def test_architectures_never_stand_on_both_sides(tmp_path: Path, space: SearchSpace) -> None:
-    path = write(tmp_path / "t.parquet", space, unique_index=[i // 4 for i in range(120)])
+    path = write(tmp_path / "t.parquet", space, unique_index=[i // 4 for i in range(120)], index=[0] * 120)
     data = read_measurements(path, space, "phone_ms")
+    assert len(np.unique(data.groups)) <= 30
     for seed in range(5):
         train, test = split(data, 60, 30, seed)
         assert test is not None and (len(train), len(test)) == (60, 30)
@@ -84,11 +85,17 @@ def test_noise_of_repeats_is_found(tmp_path: Path, space: SearchSpace) -> None:
     assert noise.mape == pytest.approx(100 * 0.02 * np.sqrt(2 / np.pi), rel=0.2)
 
 
-def test_copies_of_one_measurement_are_no_repeats(tmp_path: Path, space: SearchSpace) -> None:
-    population = np.repeat(space.distinct(space.sample(100, 0))[:50], 2, axis=0)
-    columns = {"phone_ms": np.repeat(np.arange(1.0, 51), 2), "unique_index": np.repeat(np.arange(50), 2)}
-    pq.write_table(pa.table({"arch": [space.format(r) for r in population], **columns}), tmp_path / "t.parquet")
-    assert noise_floor(read_measurements(tmp_path / "t.parquet", space, "phone_ms")) is None
+def test_copies_of_one_measurement_are_left_out(tmp_path: Path, space: SearchSpace) -> None:
+    population = space.distinct(space.sample(200, 0))[:90]
+    unique = np.arange(90) // 3 * 3 + 1
+    values = np.where(np.arange(90) == 5, 99.0, unique)
+    columns = {"phone_ms": values.astype(float), "unique_index": unique, "index": np.arange(90)}
+    pq.write_table(pa.table({"arch": [space.format(row) for row in population], **columns}), tmp_path / "t.parquet")
+    data = read_measurements(tmp_path / "t.parquet", space, "phone_ms")
+    assert (len(data), data.copies) == (31, 59)
+    np.testing.assert_array_equal(data.population[0], population[1])
+    assert data.groups[1] == data.groups[2] and data.values[2] == 99
+    assert noise_floor(data) is None
 
 
 def test_swapped_middle_nodes_cost_the_same() -> None:
