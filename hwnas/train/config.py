@@ -79,7 +79,10 @@ class SupernetConfig(RunConfig):
         algorithm: a registered way to train a super-network: `ofa`.
         rule: `progressive` (Once-for-All: progressive shrinking in stages) or `sandwich` (BigNAS: largest, smallest
             and random sub-networks in every step).
+        init: weights to start from: another super-network's folder, or a checkpoint that Once-for-All published
+            (`*.pth`); the classifier starts afresh where it has another number of classes.
         epochs: passes over the training images in all stages together; stages keep their published proportions.
+            With 0 the weights of `init` are taken as they are.
         subnets: sub-networks a step of the sandwich rule, the largest and the smallest included.
         bounds_every: the sandwich rule trains the largest and the smallest network in one of that many steps, and only
             the random ones in the others, which costs less.
@@ -90,12 +93,19 @@ class SupernetConfig(RunConfig):
 
     algorithm: str = "ofa"
     rule: Literal["progressive", "sandwich"] = "progressive"
-    epochs: Positive = 605.0
+    init: Path | None = None
+    epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 605.0
     subnets: Annotated[int, Field(ge=2, le=16)] = 4
     bounds_every: Annotated[int, Field(ge=1)] = 1
     teacher_fraction: Fraction = 0.0
     distill: Annotated[float, Field(ge=0)] = 1.0
     calibration_images: Annotated[int, Field(ge=8)] = 2000
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> SupernetConfig:
+        if self.epochs == 0 and self.init is None:
+            raise ValueError("epochs 0 needs the weights of an init")
+        return self
 
 
 class NetworkConfig(RunConfig):

@@ -38,6 +38,12 @@ class Group:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the BatchNorm statistics of the first, as a resumed run would have them."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
     def wait(self) -> None:
         if self.world > 1:
             dist.barrier()

@@ -100,6 +100,8 @@ class Run:
                     self._phase(phase, range(max(done, start), end), start, momentum, task, log)
                     momentum = {}
                     self._save(end, None, finished=end == total)
+        if not phases and not done:
+            self._save(0, None, finished=True)
 
     def _phase(self, phase: Phase, steps: range, start: int, momentum: dict[str, Tensor], task: Task, log: Log) -> None:
         optimizer = self._optimizer(momentum)
@@ -118,6 +120,7 @@ class Run:
             if time.monotonic() - saved >= self.config.checkpoint_s and step + 1 < steps.stop:
                 self._save(step + 1, optimizer)
                 saved = time.monotonic()
+        self.group.share_buffers(self.model)
         log.report(steps.stop, phase.name, phase.finish())
 
     def _step(self, phase: Phase, step: int, optimizer: torch.optim.Optimizer, lr: float) -> dict[str, float]:

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from hwnas.core.errors import InputError
 from hwnas.spaces import SearchSpace
-from hwnas.train.elastic import ElasticNetwork, channels_last
-from hwnas.train.supernet import put_weights
 
 OPERATIONS = {
     "inverted_bottleneck.conv": "expand",
@@ -32,12 +30,12 @@ WRAPPERS = {
 }
 
 
-def load_published(path: str | Path, space: SearchSpace) -> ElasticNetwork:
-    """The super-network of a checkpoint that Once-for-All published (or its code wrote), in evaluation mode.
+def read_published(path: str | Path, space: SearchSpace) -> dict[str, Tensor]:
+    """The weights of a checkpoint that Once-for-All published (or its code wrote), named as `ElasticNetwork`'s are.
 
-    `space` is the one it was trained for: `ofa-mbv3` with `width` 1.0 or 1.2, or
+    `space` is one it was trained for: `ofa-mbv3` with `width` 1.0 or 1.2, or
     `ofa-mbv2:widths=proxyless,width=1.3,last_block=elastic`. Nothing in the file is executed. Raises `InputError`
-    where it is no such checkpoint or does not fit the space.
+    where it is no such checkpoint.
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
@@ -49,11 +47,7 @@ def load_published(path: str | Path, space: SearchSpace) -> ElasticNetwork:
     state = found.get("state_dict", found) if isinstance(found, dict) else found
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"{path}: holds no state dict of tensors")
-    network = ElasticNetwork(space).eval()
-    weights = {name: tensor for name, tensor in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    put_weights(network, {**weights, **renamed(state, len(space.slots), str(path))}, str(path))
-    channels_last(network)
-    return network
+    return renamed(state, len(space.slots), str(path))
 
 
 def renamed(state: Mapping[str, Tensor], slots: int, where: str) -> dict[str, Tensor]:

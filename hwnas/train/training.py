@@ -11,14 +11,16 @@ import torch
 
 import hwnas
 from hwnas.core.registry import Registry
-from hwnas.spaces import get_space
+from hwnas.spaces import SearchSpace, get_space
+from hwnas.train import checkpoint
 from hwnas.train.batches import Batches
 from hwnas.train.config import RunConfig, SupernetConfig
 from hwnas.train.distributed import Group, pick_device
 from hwnas.train.elastic import ElasticNetwork, channels_last
 from hwnas.train.evaluate import Evaluator
 from hwnas.train.loop import Phase, Run, cpu_threads
-from hwnas.train.supernet import NAME, Supernet, open_data
+from hwnas.train.published import read_published
+from hwnas.train.supernet import NAME, Supernet, open_data, put_weights
 
 Algorithm = Callable[[Run, ElasticNetwork, SupernetConfig, Evaluator], list[Phase]]
 algorithms: Registry[Algorithm] = Registry("training algorithm", ("hwnas.train.ofa",))
@@ -33,7 +35,7 @@ def train_supernet(config: SupernetConfig, out: str | Path, *, resume: bool = Tr
     """
     space, device = get_space(config.space), pick_device(config.device)
     algorithm = algorithms.get(config.algorithm)
-    network = ElasticNetwork(space, config.seed)
+    network = _initial(space, config)
     data = open_data(space, config)
     network.to(device)
     channels_last(network)
@@ -42,8 +44,26 @@ def train_supernet(config: SupernetConfig, out: str | Path, *, resume: bool = Tr
         batches = Batches(data, config.batch, config.seed, device, group.rank, group.world)
         evaluator = Evaluator(data, config.calibration_images, config.seed, device)
         run = Run(Path(out), NAME, config, batches, network, provenance(NAME, config), device, group)
-        run.fit(algorithm(run, network, config, evaluator), resume)
+        run.fit(algorithm(run, network, config, evaluator) if config.epochs else [], resume)
     return Supernet(network, config, run.about, data)
+
+
+def _initial(space: SearchSpace, config: SupernetConfig) -> ElasticNetwork:
+    network = ElasticNetwork(space, config.seed)
+    if config.init is None:
+        return network
+    if config.init.is_dir():
+        weights = checkpoint.tensors(config.init, checkpoint.read(config.init, NAME), "weights")
+    else:
+        weights = read_published(config.init, space)
+    own = network.state_dict()
+    counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
+    classifier = f"blocks.{len(space.slots) - 1}."
+    for name in list(weights):
+        if name.startswith(classifier) and name in own and weights[name].shape != own[name].shape:
+            weights[name] = own[name]
+    put_weights(network, {**counters, **weights}, str(config.init))
+    return network
 
 
 def provenance(kind: str, config: RunConfig) -> dict[str, Any]:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from hwnas.core.errors import InputError
 from hwnas.spaces import SearchSpace, get_space
-from hwnas.train.published import load_published
+from hwnas.train import DataConfig, SupernetConfig, load_supernet, train_supernet
+from hwnas.train.published import read_published
 
 CASES = {
     "OFAMobileNetV3": "ofa-mbv3:width=1.0,resolution=64,num_classes=10",
@@ -83,7 +85,11 @@ def test_sub_networks_give_the_outputs_of_once_for_all(networks: ModuleType, tmp
     )
     randomise(model.eval())
     torch.save({"state_dict": model.state_dict()}, tmp_path / "ofa.pth")
-    network = load_published(tmp_path / "ofa.pth", space)
+    settings = SupernetConfig(
+        space=space.spec, data=DataConfig(name="digits"), init=tmp_path / "ofa.pth", epochs=0, threads=1
+    )
+    train_supernet(settings, tmp_path / "out")
+    network = load_supernet(tmp_path / "out").network
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     for row in space.sample(10, 0):
         activate(model, space, row)
@@ -91,3 +97,48 @@ def test_sub_networks_give_the_outputs_of_once_for_all(networks: ModuleType, tmp
             theirs, ours = model(images), network(images, row)
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(network.extract(row)(images), theirs, rtol=1e-4, atol=1e-5)
+
+
+OLD_NAMES = {
+    "first_conv.conv.weight": "blocks.0.conv.weight",
+    "blocks.0.mobile_inverted_conv.depth_conv.conv.weight": "blocks.1.depthwise.weight",
+    "blocks.3.mobile_inverted_conv.inverted_bottleneck.conv.conv.weight": "blocks.4.expand.weight",
+    "blocks.3.mobile_inverted_conv.depth_conv.conv.5to3_matrix": "blocks.4.transforms.depthwise_5to3",
+    "blocks.20.mobile_inverted_conv.point_linear.bn.bn.running_var": "blocks.21.project_bn.running_var",
+    "blocks.20.mobile_inverted_conv.depth_conv.se.fc.reduce.bias": "blocks.21.se_reduce.bias",
+    "final_expand_layer.bn.weight": "blocks.22.bn.weight",
+    "feature_mix_layer.conv.weight": "blocks.24.conv.weight",
+    "classifier.linear.bias": "blocks.25.linear.bias",
+}
+
+
+def test_names_of_the_first_releases_are_known(tmp_path: Path) -> None:
+    torch.save({"state_dict": {name: torch.zeros(1) for name in OLD_NAMES}}, tmp_path / "old.pth")
+    found = read_published(tmp_path / "old.pth", get_space("ofa-mbv3"))
+    assert list(found) == list(OLD_NAMES.values())
+
+
+def test_a_checkpoint_that_is_none_says_so(tmp_path: Path) -> None:
+    space = get_space("ofa-mbv3")
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    torch.save({"state_dict": {"layer1.0.conv1.weight": torch.zeros(1)}}, tmp_path / "resnet.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name, message in {
+        "text.pth": "not a readable PyTorch checkpoint",
+        "resnet.pth": "layer1.0.conv1.weight is no tensor of Once-for-All",
+        "list.pth": "holds no state dict",
+        "absent.pth": "no checkpoint at",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            read_published(tmp_path / name, space)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match="tensors alone"):
+        read_published(tmp_path / "evil.pth", get_space("ofa-mbv3"))

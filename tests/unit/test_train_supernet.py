@@ -1,7 +1,11 @@
 """Training a super-network: it learns, resumes exactly, and says what is wrong."""
 
+import importlib.util
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from hwnas.core.config import load_config
-from hwnas.core.errors import InputError
+from hwnas.core.errors import InputError, UnavailableError
+from hwnas.spaces import get_space
 from hwnas.train import DataConfig, SupernetConfig, load_supernet, train_supernet
 from hwnas.train import loop as loop_module
+from hwnas.train.elastic import ElasticNetwork
+from hwnas.train.schedule import stages
 from hwnas.train.supernet import Supernet, resolution_of
 
 SPACE = "ofa-mbv3:width=0.1,resolution=32/40,num_classes=10"
@@ -184,3 +191,113 @@ def test_configuration_names_an_unknown_key(tmp_path: Path) -> None:
 def test_classes_of_space_and_data_must_agree(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="num_classes=10"):
         train_supernet(config(space="ofa-mbv3:width=0.1,resolution=32,num_classes=12"), tmp_path)
+
+
+def test_weights_of_another_super_network_are_a_start(trained: tuple[Path, Supernet], tmp_path: Path) -> None:
+    taken = train_supernet(config(init=trained[0], epochs=0), tmp_path / "same")
+    state = trained[1].network.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in taken.network.state_dict().items())
+    np.testing.assert_array_equal(
+        load_supernet(tmp_path / "same").accuracy(taken.space.sample(1, 0)),
+        trained[1].accuracy(taken.space.sample(1, 0)),
+    )
+    with pytest.raises(InputError, match="weights of another space"):
+        train_supernet(config(init=trained[0], epochs=0, space=SPACE.replace("0.1", "0.3")), tmp_path / "other")
+
+
+def test_bfloat16_trains(tmp_path: Path) -> None:
+    supernet = train_supernet(config(precision="bf16", epochs=0.5), tmp_path)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in supernet.network.parameters())
+    assert not any(map(torch.equal, *(n.parameters() for n in (supernet.network.blocks[0], fresh().blocks[0]))))
+
+
+def fresh() -> ElasticNetwork:
+    return ElasticNetwork(get_space(SPACE), 0)
+
+
+def test_every_width_kernel_and_depth_is_trained_in_the_published_order() -> None:
+    plan = stages(config(rule="progressive", epochs=605))
+    assert [(s.epochs, s.lr, s.subnets, s.warmup) for s in plan] == [
+        (180, 0.08, 1, 0),
+        (125, 0.03, 1, 5),
+        (25, 0.0025, 2, 0),
+        (125, 0.0075, 2, 5),
+        (25, 0.0025, 4, 0),
+        (125, 0.0075, 4, 5),
+    ]
+    space = get_space(SPACE)
+    sizes = [[len(values) for values in stage.choices(space)] for stage in plan]
+    kernels, expansions, depths = ([row[i] for row in sizes] for i in (0, 20, 40))
+    assert (kernels, expansions, depths) == ([1, 3, 3, 3, 3, 3], [1, 1, 1, 1, 2, 3], [1, 1, 2, 3, 3, 3])
+    assert all(row[-1] == 2 for row in sizes)
+    assert sum(s.epochs for s in stages(config(rule="progressive", epochs=7))) == pytest.approx(7)
+
+
+SCRIPT = """
+import hashlib, sys, torch
+torch.set_num_threads(1)
+from hwnas.train import SupernetConfig, train_supernet
+from hwnas.core.config import load_config
+supernet = train_supernet(load_config(sys.argv[1], SupernetConfig), sys.argv[2])
+if len(sys.argv) > 3:
+    from torch.distributed import get_rank
+    data = b"".join(p.detach().numpy().tobytes() for p in supernet.network.parameters())
+    open(f"{sys.argv[3]}-{get_rank()}", "w").write(hashlib.sha256(data).hexdigest())
+"""
+
+
+def script(tmp_path: Path, settings: SupernetConfig) -> tuple[Path, Path]:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    (tmp_path / "config.yaml").write_text(settings.model_dump_json(exclude_none=True))
+    return tmp_path / "train.py", tmp_path / "config.yaml"
+
+
+def test_two_processes_train_one_super_network(tmp_path: Path) -> None:
+    program, settings = script(tmp_path, config(batch=16, epochs=1))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    subprocess.run(
+        [*command, str(program), str(settings), str(tmp_path / "out"), str(tmp_path / "digest")],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    first, second = ((tmp_path / f"digest-{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    about = json.loads((tmp_path / "out" / "supernet.json").read_text())
+    assert about["finished"] and about["step"] == 128 // 32
+    assert load_supernet(tmp_path / "out").accuracy(get_space(SPACE).sample(1, 0)).shape == (1,)
+
+
+def test_a_run_that_is_killed_at_any_moment_resumes(tmp_path: Path) -> None:
+    settings = config(epochs=4)
+    program, path = script(tmp_path, settings)
+    folder, log = tmp_path / "killed", tmp_path / "killed" / "supernet.json"
+    process = subprocess.Popen([sys.executable, str(program), str(path), str(folder)], stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not log.exists() or json.loads(log.read_text())["step"] < 4):
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() != 0
+    resumed, whole = weights_after(settings, folder), weights_after(settings, tmp_path / "whole")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert sorted(p.suffix for p in folder.iterdir() if not p.name.startswith(".")) == [
+        ".json",
+        ".jsonl",
+        ".safetensors",
+        ".safetensors",
+    ]
+
+
+def test_tensorboard_is_optional(tmp_path: Path) -> None:
+    settings = config(tensorboard=True, epochs=0.3)
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(UnavailableError, match="pip install tensorboard"):
+            train_supernet(settings, tmp_path)
+    else:
+        train_supernet(settings, tmp_path)
+        assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        train_supernet(config(), tmp_path / "file")
