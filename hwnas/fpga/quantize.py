@@ -1,8 +1,8 @@
 """ONNX to the INT8 form that a DPU takes: QDQ, power-of-two scales, zero point 0, 8-bit biases, shifts in range.
 
-ONNX Runtime's quantiser places the QDQ pairs; the scales are given to it (`TensorQuantOverrides`). A position is
-chosen for each tensor by least squared error on calibration images, then moved where a shift of the DPU would leave
-its range.
+ONNX Runtime's quantiser places the QDQ pairs; the scales are given to it (`TensorQuantOverrides`). Channels are
+equalised first; a position is chosen for each tensor by least squared error on calibration images, then moved where a
+shift of the DPU would leave its range.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.core.errors import InputError
 from hwnas.core.files import write_bytes
+from hwnas.fpga.equalize import equalize
 from hwnas.fpga.positions import CONVOLUTIONS, HIGH, LOW, Rule, best_position, settle
 from hwnas.fpga.validate import validate
 
@@ -80,15 +81,16 @@ def quantize(
     Raises `InputError` where the model is already quantised or the images do not fit its input.
     """
     x = np.asarray(images, dtype=np.float32)
-    prepared = prepare(model)
-    _check_images(prepared, x)
+    given = prepare(model)
+    _check_images(given, x)
     split = max(1, round(len(x) * held_out))
     test, calibration = x[:split], x[split:]
+    prepared = equalize(given, _ranges(given, calibration))
     positions = choose_positions(prepared, calibration)
     quantised = _with_int8_biases(_insert_qdq(prepared, positions, calibration), positions)
     data = quantised.SerializeToString()
     write_bytes(out, data)
-    return _report(prepared.SerializeToString(), data, test, None if labels is None else np.asarray(labels)[:split])
+    return _report(given.SerializeToString(), data, test, None if labels is None else np.asarray(labels)[:split])
 
 
 def prepare(model: str | Path | bytes) -> onnx.ModelProto:
@@ -180,13 +182,8 @@ def _activations(
     model: onnx.ModelProto, names: list[str], images: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float32]]:
     """A sample of the values of each tensor over the images."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    own = {value.name for value in model.graph.output}
     inputs = {value.name for value in model.graph.input}
-    for name in names:
-        if name not in own and name not in inputs:
-            watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    watched = _watched(model, names)
     kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     share = max(1, KEPT // max(1, len(images)))
     for outputs in _run(watched.SerializeToString(), images):
@@ -196,6 +193,28 @@ def _activations(
                 kept[name].append(flat[:: max(1, flat.size // (share * len(values)))])
     samples = {name: np.concatenate(parts) for name, parts in kept.items() if parts}
     return samples | {name: images.ravel() for name in names if name in inputs}
+
+
+def _ranges(model: onnx.ModelProto, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Largest magnitude of each channel of each image-like tensor over the images, shape (C,)."""
+    ranges: dict[str, NDArray[np.float32]] = {}
+    names = [name for node in model.graph.node for name in node.output]
+    for outputs in _run(_watched(model, names).SerializeToString(), images):
+        for name, values in outputs.items():
+            if values.ndim == 4:
+                largest = np.abs(values).max(axis=(0, 2, 3))
+                ranges[name] = np.maximum(ranges.get(name, largest), largest)
+    return ranges
+
+
+def _watched(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """The model with `names` among its outputs."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    own = {value.name for value in (*model.graph.output, *model.graph.input)}
+    extra = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in own]
+    watched.graph.output.extend(extra)
+    return watched
 
 
 def _insert_qdq(model: onnx.ModelProto, positions: dict[str, int], images: NDArray[np.float32]) -> onnx.ModelProto:
