@@ -49,8 +49,8 @@ def main() -> None:
     counts = np.zeros(3, dtype=int)
     for number, spec in enumerate(SPACES):
         counts += one_space(get_space(spec), options.out / f"space-{number}", options)
-    print(f"of {len(SPACES) * options.budgets} winners: {counts[0]} within budget at the first try, {counts[1]} certified "
-          f"after the loop, {counts[2]} of these within budget when measured once more")
+    print(f"of {len(SPACES) * options.budgets} winners: {counts[0]} within budget at the first try, {counts[1]} "
+          f"certified after the loop, {counts[2]} of these within budget when measured once more")
 
 
 def one_space(space: SearchSpace, folder: Path, options: argparse.Namespace) -> np.ndarray:
@@ -61,14 +61,15 @@ def one_space(space: SearchSpace, folder: Path, options: argparse.Namespace) -> 
     least, most = reachable(costs[METRIC], space)
     first, looped, certified = [], [], []
     for seed, part in enumerate(np.linspace(0.1, 0.9, options.budgets)):
-        asked = {"max": {METRIC: float(least + part * (most - least))}, "seed": seed, "evaluations": options.evaluations}
+        budget = float(least + part * (most - least))
+        asked = {"max": {METRIC: budget}, "seed": seed, "evaluations": options.evaluations}
         first.append(folder / f"first-{seed}")
         looped.append(folder / f"looped-{seed}")
         search(space, rugged(space), costs, measured=0, out=first[-1], **asked)
         result = search(space, rugged(space), costs, store=store, out=looped[-1], **asked)
         found = result.best.certificate or {}
         certified.append(found.get("status") == "passed")
-        print(f"  budget {asked['max'][METRIC]:.4f} ms: {found.get('status')}, measured {found.get('measured'):.4f} "
+        print(f"  budget {budget:.4f} ms: {found.get('status')}, measured {found.get('measured'):.4f} "
               f"[{found.get('low'):.4f}, {found.get('high'):.4f}]; {'; '.join(result.notes)}", flush=True)
     statuses = [c.status == "passed" for c in verify([*first, *looped], store=store)]
     return np.array([sum(statuses[: len(first)]), sum(certified), sum(statuses[len(first) :])])

@@ -70,11 +70,10 @@ def search(
 
     if measured and any(constraint.quantity in problem.costs for constraint in problem.constraints):
         result, certificates = certified(problem, run, measured=measured, store=store, seed=seed)
-        if out is not None:
-            save_certificates(out, certificates)
     else:
-        result = run(problem)[0]
+        result, certificates = run(problem)[0], []
     if out is not None:
+        save_certificates(out, certificates)
         result.save(out)
     return result
 

@@ -147,6 +147,14 @@ def test_nothing_is_measured_where_nobody_asks(device: Device) -> None:
     assert result.best.certificate is None and not device.campaigns
 
 
+def test_no_certificate_of_an_earlier_search_stays(device: Device, tmp_path: Path) -> None:
+    for measured in (4, 0):
+        costs = {"latency_ms": cost(HERE)}
+        search(SPEC, ACCURACY, costs, max={"latency_ms": 2.0}, measured=measured, evaluations=300, out=tmp_path)
+        written = json.loads((tmp_path / "certificates.json").read_text())["certificates"]
+        assert len(written) == (1 if measured else 0)
+
+
 def test_verify_measures_all_winners_in_one_campaign(device: Device, tmp_path: Path) -> None:
     runs = [tmp_path / "a", tmp_path / "b"]
     costs = {"latency_ms": cost(HERE)}
