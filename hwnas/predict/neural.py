@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,19 @@ Floats = NDArray[np.float32]
 BATCH = 64
 WEIGHT_DECAY = 1e-3
 LSTM_CHUNK = 4096
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small networks train no faster on several threads, and many times slower where the processor is shared."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Neural(Predictor):
@@ -49,7 +63,7 @@ class _Neural(Predictor):
     def _train(self, inputs: Floats, target: Array) -> dict[str, Floats]:
         import torch
 
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), one_thread():
             torch.manual_seed(self.seed)
             module = self._module(inputs.shape[-1])
             x, y = torch.from_numpy(inputs.astype(np.float32)), torch.from_numpy(target.astype(np.float32))
