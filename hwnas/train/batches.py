@@ -99,8 +99,8 @@ class Batches:
         self._images, self._device = data.train, device
         self._normalise = Normaliser(data, device)
         self._resident: Tensor | None = None
-        if device.type == "cuda" and data.train.pixels.nbytes < ON_DEVICE_BYTES:
-            self._resident = torch.from_numpy(np.ascontiguousarray(data.train.pixels)).to(device)
+        if device.type == "cuda" and data.train.nbytes < ON_DEVICE_BYTES:
+            self._resident = torch.from_numpy(data.train.read()).to(device)
         self._pool = ThreadPoolExecutor(1)
         self._next: tuple[int, Future[Tensor]] | None = None
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
@@ -135,7 +135,7 @@ class Batches:
         return ready
 
     def _read(self, rows: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(self._images.pixels[rows])
+        pixels = torch.from_numpy(self._images.read(rows))
         return pixels.pin_memory() if self._device.type == "cuda" else pixels
 
 

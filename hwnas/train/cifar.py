@@ -45,7 +45,7 @@ def _cifar(layout: Layout, config: DataConfig) -> DataSet:
     files = _read(path, (*layout.train, layout.test, layout.names))
     classes = tuple(files[layout.names].decode("utf-8", "replace").split())
     parts = [_images(f"{path}: {name}", files[name], layout.label_bytes) for name in layout.train]
-    train = Images(np.concatenate([p.pixels for p in parts]), np.concatenate([p.labels for p in parts]))
+    train = Images(np.concatenate([p.store for p in parts]), np.concatenate([p.labels for p in parts]))
     test = _images(f"{path}: {layout.test}", files[layout.test], layout.label_bytes)
     return assemble(path, classes, train, test, config, Augmentation(flip=True, shift=0.125))
 

@@ -23,16 +23,35 @@ VAL_FRACTION = 0.1
 
 @dataclass(frozen=True)
 class Images:
-    """Images (n, H, W, 3) uint8 and their labels (n,) int64."""
+    """Images (n, H, W, 3) uint8 and their labels (n,) int64.
 
-    pixels: NDArray[np.uint8]
+    Attributes:
+        store: (N, H, W, 3), in memory or mapped from a file; read it by `read`.
+        rows: where in `store` each image is; image i is number i where None.
+    """
+
+    store: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def side(self) -> int:
+        return int(self.store.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * int(np.prod(self.store.shape[1:]))
+
     def take(self, rows: NDArray[np.int64]) -> Images:
-        return Images(self.pixels[rows], self.labels[rows])
+        """Some of the images; none is read for it."""
+        return Images(self.store, self.labels[rows], rows if self.rows is None else self.rows[rows])
+
+    def read(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.uint8]:
+        """Some of the images, shape (n, H, W, 3), in memory."""
+        return np.asarray(self.store[rows if self.rows is None else self.rows[rows]])
 
 
 @dataclass(frozen=True)
@@ -115,7 +134,7 @@ def assemble(
     kept = train.take(np.sort(rest[: config.train_limit]))
     if len(np.unique(kept.labels)) < 2:
         raise InputError(f"{source}: all training images have one class; a classifier needs two or more")
-    sample = kept.pixels[:: max(1, len(kept) // 2048)].reshape(-1, 3) / 255.0
+    sample = kept.read(slice(None, None, max(1, len(kept) // 2048))).reshape(-1, 3) / 255.0
     mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-3)
     held_out = train.take(np.sort(val))
     return DataSet(str(source), classes, kept, held_out, test, tuple(mean.tolist()), tuple(std.tolist()), augmentation)

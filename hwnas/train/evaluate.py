@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +13,8 @@ from hwnas.train.batches import Normaliser, fixed, resize, to_device
 from hwnas.train.data import DataSet, Images
 
 CHUNK = 256
-KEPT_BYTES = 1 << 30
+KEPT_BYTES = 1 << 29
+FLOAT_BYTES = 4
 
 
 class Evaluator:
@@ -24,29 +28,30 @@ class Evaluator:
         self._data, self._device = data, device
         self._normalise = Normaliser(data, device)
         self._calibration = fixed(data.train, calibration, seed)
-        self._cache: dict[tuple[str, int], list[Tensor]] = {}
+        self._kept: dict[tuple[str, int], list[Tensor]] = {}
 
-    def chunks(self, name: str, resolution: int) -> list[Tensor]:
-        """The images of `val`, `test` or `calibration` in chunks (n, 3, r, r), normalised and kept."""
-        key = name, resolution
-        if key not in self._cache:
-            kept = sum(chunk.nbytes for chunks in self._cache.values() for chunk in chunks)
-            if kept > KEPT_BYTES:
-                self._cache.clear()
-            self._cache[key] = self._prepare(self.images(name), resolution)
-        return self._cache[key]
+    def chunks(self, name: str, resolution: int) -> Iterable[Tensor]:
+        """The images of `val`, `test` or `calibration`, normalised, in chunks (n, 3, r, r); few images are kept."""
+        key, images = (name, resolution), self.images(name)
+        if key in self._kept:
+            return self._kept[key]
+        if FLOAT_BYTES * 3 * resolution**2 * len(images) > KEPT_BYTES:
+            return self._prepare(images, resolution)
+        while sum(chunk.nbytes for chunks in self._kept.values() for chunk in chunks) > KEPT_BYTES:
+            self._kept.pop(next(iter(self._kept)))
+        return self._kept.setdefault(key, list(self._prepare(images, resolution)))
 
     def images(self, name: str) -> Images:
+        """The images of `val`, `test` or `calibration`."""
         sets = {"val": self._data.val, "test": self._data.test, "calibration": self._calibration}
         if name not in sets:
             raise UnknownNameError("split", name, sets)
         return sets[name]
 
-    def _prepare(self, images: Images, resolution: int) -> list[Tensor]:
-        return [
-            self._normalise(resize(to_device(torch.from_numpy(images.pixels[i : i + CHUNK]), self._device), resolution))
-            for i in range(0, len(images), CHUNK)
-        ]
+    def _prepare(self, images: Images, resolution: int) -> Iterator[Tensor]:
+        for rows in np.array_split(np.arange(len(images)), -(-len(images) // CHUNK)):
+            pixels = torch.from_numpy(images.read(rows))
+            yield self._normalise(resize(to_device(pixels, self._device), resolution))
 
     @torch.no_grad()
     def recalibrate(self, network: nn.Module, resolution: int) -> None:

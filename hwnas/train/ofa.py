@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hwnas.core.errors import InputError
 from hwnas.spaces.base import GENE_TYPE
 from hwnas.train.batches import Batches
 from hwnas.train.config import SupernetConfig
 from hwnas.train.elastic import ElasticNetwork
 from hwnas.train.evaluate import Evaluator
 from hwnas.train.loop import Losses, Phase, Run, fixed_shape
-from hwnas.train.schedule import RESOLUTION, Stage, sample, stages
+from hwnas.train.schedule import ALL, RESOLUTION, Stage, sample, stages
 from hwnas.train.supernet import resolution_of
 from hwnas.train.training import algorithms
 
@@ -25,7 +26,11 @@ Row = NDArray[np.int16]
 @algorithms.register("ofa")
 def once_for_all(run: Run, network: ElasticNetwork, config: SupernetConfig, evaluator: Evaluator) -> list[Phase]:
     """The phases of `config.rule`; the teacher is the largest network as it was at the end of its own phase."""
-    plan = stages(config)
+    plan, fields = stages(config), {gene.name.split("[")[0] for gene in network.space.genes}
+    if config.rule == "progressive" and not ALL.keys() <= fields:
+        raise InputError(
+            f"progressive shrinking is made for ofa-mbv3 and ofa-mbv2: use rule: sandwich for {config.space}"
+        )
     if config.rule == "progressive":
         run.others[TEACHER] = network.extract(network.space.choices - 1).requires_grad_(False).eval()
     return [ElasticPhase(stage, run, network, config, evaluator) for stage in plan]

@@ -24,6 +24,7 @@ class Stage:
 
     Attributes:
         opened: field of the architecture's text -> values that may be sampled; fields that are absent stay largest.
+            The sandwich rule samples all.
         epochs, warmup: passes over the images, of which the first `warmup` raise the learning rate from 0.
         lr: peak learning rate for 64 images a step.
         subnets: sub-networks a step.
@@ -47,7 +48,8 @@ class Stage:
         result = []
         for gene in space.genes:
             field = gene.name.split("[")[0]
-            values = gene.choices if field == RESOLUTION else opened.get(field, (max(gene.choices),))
+            everything = self.rule == "sandwich" or field == RESOLUTION
+            values = gene.choices if everything else opened.get(field, gene.choices[-1:])
             result.append(np.array([i for i, value in enumerate(gene.choices) if value in values]))
         return result
 
@@ -80,7 +82,6 @@ def _sandwich(config: SupernetConfig) -> tuple[Stage, ...]:
         "sandwich",
         1 - alone,
         LARGEST_LR,
-        ALL,
         warmup=0.02,
         subnets=config.subnets,
         sort_above=() if alone else None,

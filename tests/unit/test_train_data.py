@@ -44,7 +44,7 @@ def image_folder(root: Path, classes: int = 3, each: int = 8) -> Path:
 
 
 def colours_tell_labels(images: Images) -> bool:
-    return bool((images.pixels == (40 * images.labels + 20)[:, None, None, None]).all())
+    return bool((images.read() == (40 * images.labels + 20)[:, None, None, None]).all())
 
 
 def parquet_file(path: Path, labels: list[int], struct: bool = False) -> Path:
@@ -73,16 +73,16 @@ def load(name: str, classes: int, side: int = 64, **options: object) -> DataSet:
 def test_digits_are_split_the_same_way_every_time() -> None:
     first, again = load("digits", 10), load("digits", 10)
     assert len(first.train) + len(first.val) + len(first.test) == 1797
-    np.testing.assert_array_equal(first.train.pixels, again.train.pixels)
-    rows = {part.tobytes() for part in first.train.pixels}
-    assert sum(part.tobytes() in rows for part in first.test.pixels) < 5
+    np.testing.assert_array_equal(first.train.read(), again.train.read())
+    rows = {part.tobytes() for part in first.train.read()}
+    assert sum(part.tobytes() in rows for part in first.test.read()) < 5
     assert set(first.val.labels) == set(range(10))
 
 
 def test_image_folders(tmp_path: Path) -> None:
     data = load("folder", 3, path=image_folder(tmp_path / "data"))
     assert data.classes == ("class0", "class1", "class2")
-    assert data.train.pixels.shape[1:] == (12, 12, 3)
+    assert data.train.read().shape[1:] == (12, 12, 3)
     assert len(data.train) + len(data.val) == 24 and len(data.test) == 24
     assert all(map(colours_tell_labels, (data.train, data.val, data.test)))
 
@@ -90,7 +90,7 @@ def test_image_folders(tmp_path: Path) -> None:
 def test_a_folder_of_classes_alone_is_split_in_three(tmp_path: Path) -> None:
     data = load("folder", 3, path=image_folder(tmp_path / "data") / "train", val_fraction=0.25, size=8)
     assert (len(data.train), len(data.val), len(data.test)) == (12, 6, 6)
-    assert data.train.pixels.shape[1:] == (8, 8, 3)
+    assert data.train.read().shape[1:] == (8, 8, 3)
 
 
 @pytest.mark.parametrize("struct", [False, True])
@@ -113,7 +113,7 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = image_folder(tmp_path / "data")
     first = load("folder", 3, path=path)
     monkeypatch.setattr("hwnas.train.decode.decode", None)
-    np.testing.assert_array_equal(load("folder", 3, path=path).train.pixels, first.train.pixels)
+    np.testing.assert_array_equal(load("folder", 3, path=path).train.read(), first.train.read())
 
 
 @pytest.mark.parametrize("archived", [False, True])
@@ -125,8 +125,8 @@ def test_cifar_binary_files(tmp_path: Path, archived: bool) -> None:
         path = tmp_path / "cifar.tar.gz"
     data = load("cifar10", 10, path=path)
     assert data.classes[3] == "name3" and len(data.train) == 90 and len(data.test) == 20
-    assert (data.train.pixels[..., 1] == 20 * data.train.labels[:, None, None]).all()
-    assert not data.train.pixels[..., (0, 2)].any()
+    assert (data.train.read()[..., 1] == 20 * data.train.labels[:, None, None]).all()
+    assert not data.train.read()[..., (0, 2)].any()
 
 
 def corrupt_image(root: Path) -> dict[str, object]:
