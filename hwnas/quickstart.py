@@ -19,7 +19,7 @@ METRIC = "latency_ms"
 NETWORKS, REPEATS, HELD_OUT = 120, 24, 40
 TIMED_S = 0.4
 MODELS = ("sum", "linear1", "linear2", "mlp", "lstm")
-SUB_NETWORKS = 150
+SUB_NETWORKS, SUB_NETWORK_S, EVALUATIONS = 120, 30.0, 20_000
 BUDGETS = (0.2, 0.45, 0.75)
 """Where the budgets lie between the least and the most that the space can reach."""
 
@@ -107,16 +107,17 @@ def _search(out: Path, models: dict[str, Any], supernet: Path, seed: int) -> lis
     space = get_space(SPACE)
     chosen = min((name for name in MODELS if name != "sum"), key=lambda name: models[name]["metrics"]["mape"])
     costs = cost_sources([str(out / "models" / chosen)], space)
-    accuracy = supernet_source(str(supernet), space, SUB_NETWORKS)
+    accuracy = supernet_source(str(supernet), space, SUB_NETWORKS, SUB_NETWORK_S)
     least, most = reachable(costs[METRIC], space)
-    search(space, accuracy, costs, front=True, seed=seed, out=out / "searches" / "front")
+    search(space, accuracy, costs, front=True, seed=seed, evaluations=EVALUATIONS, out=out / "searches" / "front")
     store = out / "profile" / "samples.sqlite"
     winners = []
     for number, part in enumerate(BUDGETS, start=1):
         budget = float(np.round(least + part * (most - least), 4))
         say(f"  budget {number}: {budget:g} ms of {least:.3f} to {most:.3f} ms reachable")
         folder = out / "searches" / f"budget-{number}"
-        result = search(space, accuracy, costs, max={METRIC: budget}, seed=seed, store=store, out=folder)
+        result = search(space, accuracy, costs, max={METRIC: budget}, seed=seed, evaluations=EVALUATIONS,
+                        store=store, out=folder)  # fmt: skip
         export(result.best.arch, space, folder / "winner.onnx", supernet=supernet)
         winners.append(result.best.to_json())
     return winners
