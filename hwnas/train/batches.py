@@ -71,12 +71,14 @@ def augment(x: Tensor, resolution: int, how: Augmentation, generator: torch.Gene
 def randaugment(pixels: Tensor, operations: int, seed: int) -> Tensor:
     """RandAugment (Cubuk et al., 2020) of uint8 images (n, H, W, 3), drawn anew for every few of them.
 
-    Raises `UnavailableError` where torchvision is not installed.
+    Raises `UnavailableError` where torchvision is not installed, or not the one that goes with this PyTorch.
     """
     try:
         transforms = import_module("torchvision.transforms.v2")
-    except ImportError as error:
-        raise UnavailableError("randaugment needs the package torchvision: pip install torchvision") from error
+    except (ImportError, RuntimeError) as error:
+        raise UnavailableError(
+            f"randaugment needs the torchvision that goes with PyTorch {torch.__version__}: pip install torchvision"
+        ) from error
     vary = transforms.RandAugment(operations)
     with torch.random.fork_rng(devices=[pixels.device] if pixels.is_cuda else []):
         torch.manual_seed(seed)
