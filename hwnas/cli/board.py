@@ -103,7 +103,7 @@ def _images(model: Path, name: str, path: Path | None, count: int) -> tuple[Any,
     classes = output[1]
     found = load_data(DataConfig(name=name, path=path, size=shape[-1]), shape[-1], classes)
     rows = np.random.default_rng(0).permutation(len(found.train))[:count]
-    pixels = (found.train.pixels[rows] / 255.0 - np.array(found.mean)) / np.array(found.std)
+    pixels = (found.train.read(rows) / 255.0 - np.array(found.mean)) / np.array(found.std)
     return pixels.transpose(0, 3, 1, 2).astype(np.float32), found.train.labels[rows]
 
 
