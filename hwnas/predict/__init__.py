@@ -1,20 +1,27 @@
 """What a network will cost: predictors, how good they are, and how sure."""
 
+from hwnas.predict.active import next_to_measure, progress_of
+from hwnas.predict.audit import Audit, audit
 from hwnas.predict.base import Predictor, predictors
 from hwnas.predict.data import Measurements, read_measurements
-from hwnas.predict.fit import FitReport, Predictions, fit_predictor, open_model, predict, predict_file
+from hwnas.predict.fit import FitReport, fit_predictor
+from hwnas.predict.inference import Predictions, open_model, predict, predict_file
 from hwnas.predict.store import load_predictor
 
 __all__ = [
+    "Audit",
     "FitReport",
     "Measurements",
     "Predictions",
     "Predictor",
+    "audit",
     "fit_predictor",
     "load_predictor",
+    "next_to_measure",
     "open_model",
     "predict",
     "predict_file",
     "predictors",
+    "progress_of",
     "read_measurements",
 ]

@@ -15,6 +15,7 @@ from hwnas.predict.base import Array, Predictor, check_learnable, predictors
 from hwnas.predict.data import Measurements
 from hwnas.predict.intervals import Calibration, cross_fit, folds_of
 from hwnas.predict.metrics import loss, score
+from hwnas.predict.transfer import Transfer
 
 Options = dict[str, Any]
 
@@ -50,35 +51,56 @@ class Choice:
     predicted: Array
 
 
-def fit_named(data: Measurements, name: str, table: CostTable | None, options: Options | None = None) -> Choice:
-    """Fit one kind by name, its intervals calibrated by cross-validation."""
-    model = predictors.get(name)(data.space, table, metric=data.metric, **(options or {}))
+def fit_named(data: Measurements, name: str, table: CostTable | None, *, transfer: Transfer | None = None) -> Choice:
+    """Fit one kind by name, its intervals calibrated by cross-validation.
+
+    `transfer` is the model of that kind that has learnt its source devices.
+    """
+    if transfer is not None and name == transfer.name:
+        return _fitted(transfer.clone(), data)
+    return _fitted(predictors.get(name)(data.space, table, metric=data.metric), data)
+
+
+def _fitted(model: Predictor, data: Measurements) -> Choice:
+    check_learnable(data.values, data.metric)
     predicted = cross_fit(model, data.population, data.values, data.groups)
     model.fit(data.population, data.values)
     model.calibration = Calibration.of(data.values, predicted)
     return Choice(model, [], predicted)
 
 
-def choose(data: Measurements, table: CostTable | None, score_name: str, seed: int = 0) -> Choice:
+def choose(
+    data: Measurements, table: CostTable | None, score_name: str, seed: int = 0, transfer: Transfer | None = None
+) -> Choice:
     """Cross-validate the candidates, refit the best mixture of them, and report what was compared, best first.
 
     The predictions of `Choice` are those of the mixture that the other folds would have chosen, so that having chosen
-    does not flatter them. A mixture is chosen by forward selection with replacement (Caruana et al., ICML 2004).
+    does not flatter them. A mixture is chosen by forward selection with replacement (Caruana et al., ICML 2004). With
+    `transfer`, and too few rows to choose by, that is the choice; with more, it is one of the candidates.
     """
     check_learnable(data.values, data.metric)
+    if transfer is not None and len(data) < FEW:
+        return _fitted(transfer.clone(), data)
     fold = folds_of(data.groups, min(FOLDS_OF_FEW if len(data) < FEW else FOLDS, len(np.unique(data.groups))), seed)
     candidates = _compare(data, table, score_name, fold)
+    if transfer is not None:
+        left_out = transfer.cross_predict(data.population, data.values, fold)
+        candidates.append(Candidate(transfer.name, {}, left_out))
     forward = predictors.get("flops")(data.space, metric=data.metric)
     forward.fit(data.population, data.values)
     targets = np.stack([forward._forward(candidate.predicted) for candidate in candidates])
-    mixable = np.array([predictors.get(candidate.kind).learns for candidate in candidates])
+    mixable = np.array([predictors.get(c.kind).learns and c.kind != Transfer.name for c in candidates])
     honest = np.empty(len(data))
     for part in np.unique(fold):
         rest = fold != part
         weights = _mixture(targets[:, rest], data.values[rest], score_name, forward, mixable)
         honest[~rest] = forward._backward(weights @ targets[:, ~rest])
     weights = _mixture(targets, data.values, score_name, forward, mixable)
-    model = _mixed(candidates, weights, data, table).fit(data.population, data.values)
+    if transfer is not None and weights[-1] > 0:
+        model: Predictor = transfer.clone()
+    else:
+        model = _mixed(candidates, weights, data, table)
+    model.fit(data.population, data.values)
     model.calibration = Calibration.of(data.values, honest)
     return Choice(model, _report(candidates, weights, data, score_name), honest)
 

@@ -95,6 +95,10 @@ class Predictor(ABC):
     def _restore(self, state: Arrays) -> None:
         """Take back what `_state` gave."""
 
+    def _seen(self, population: NDArray[np.int16]) -> NDArray[np.int16]:
+        """The genotypes (n, genes) that bound the domain of validity."""
+        return population
+
     # the contract
 
     def fit(self, genotypes: ArrayLike, y: ArrayLike) -> Self:
@@ -111,7 +115,7 @@ class Predictor(ABC):
             raise InputError(f"{len(population)} architectures and {len(values)} values of {self.metric}")
         if self.learns:
             check_learnable(values, self.metric)
-            self.fixed = held_constant(self.space, population)
+            self.fixed = held_constant(self.space, self._seen(population))
             self._scale = float(np.abs(self._forward(values)).mean())
         self.configure(**self.options)
         self._fit(population, self._forward(values) / self._scale)
@@ -221,7 +225,8 @@ class Predictor(ABC):
 
 
 predictors: Registry[type[Predictor]] = Registry(
-    "predictor", tuple(f"hwnas.predict.{module}" for module in ("linear", "neural", "gp", "boosting", "residual"))
+    "predictor",
+    tuple(f"hwnas.predict.{module}" for module in ("linear", "neural", "gp", "boosting", "residual", "transfer")),
 )
 
 

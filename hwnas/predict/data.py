@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,29 +135,49 @@ def parse_archs(space: SearchSpace, texts: Sequence[Any], path: Path, keep: NDAr
         raise
 
 
+def column_names(path: Path) -> list[str]:
+    """Names of the columns of a Parquet or CSV file."""
+    return list(open_table(path).schema.names) if path.suffix == ".csv" else _schema(path)
+
+
 def read_columns(path: Path, wanted: Sequence[str], required: Sequence[str]) -> dict[str, list[Any]]:
     """The columns of `wanted` that a Parquet or CSV file has; raises `InputError` where one of `required` is absent."""
+    names = column_names(path)
+    for name in required:
+        if name not in names:
+            raise InputError(f"{path}: {UnknownNameError('column', name, names)}")
+    kept = [name for name in wanted if name in names]
+    table = open_table(path, kept)
+    return {name: table.column(name).to_pylist() for name in kept}
+
+
+def _schema(path: Path) -> list[str]:
+    from pyarrow import parquet
+
+    return list(_readable(path, lambda: parquet.read_schema(path)).names)
+
+
+def open_table(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """A Parquet or CSV file as a pyarrow table; of a Parquet file only `columns`, where given."""
     import pyarrow as pa
     from pyarrow import csv, parquet
+
+    if path.suffix == ".csv":
+        as_text = csv.ConvertOptions(column_types={"arch": pa.string()})
+        return _readable(path, lambda: csv.read_csv(path, convert_options=as_text))
+    return _readable(path, lambda: parquet.read_table(path, columns=None if columns is None else list(columns)))
+
+
+def _readable(path: Path, read: Callable[[], Any]) -> Any:
+    import pyarrow as pa
 
     if not path.is_file():
         raise InputError(f"no run folder and no table at {path}")
     try:
-        if path.suffix == ".csv":
-            as_text = csv.ConvertOptions(column_types={"arch": pa.string()})
-            table = csv.read_csv(path, convert_options=as_text)
-            names = table.schema.names
-        else:
-            names = parquet.read_schema(path).names
-            table = parquet.read_table(path, columns=[name for name in wanted if name in names])
+        return read()
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
         form = "CSV" if path.suffix == ".csv" else "Parquet"
-        raise InputError(f"{path}: not readable as {form} ({reason})") from error
-    for name in required:
-        if name not in names:
-            raise InputError(f"{path}: {UnknownNameError('column', name, names)}")
-    return {name: table.column(name).to_pylist() for name in wanted if name in names}
+        raise InputError(f"{path}: not readable as {form} ({str(error).splitlines()[0]})") from error
 
 
 def _numbers(cells: list[Any], metric: str, path: Path) -> Array:

@@ -1,21 +1,21 @@
-"""The functions behind `hwnas fit-predictor` and `hwnas predict`."""
+"""The function behind `hwnas fit-predictor`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hwnas.core.errors import InputError
-from hwnas.core.files import replacing
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.predict.auto import Choice, choose, fit_named
 from hwnas.predict.base import Array, Predictor, predictors
-from hwnas.predict.data import Measurements, read_columns, read_measurements
+from hwnas.predict.curve import learning_curve
+from hwnas.predict.data import Measurements, read_measurements
 from hwnas.predict.evaluation import (
     Metrics,
     Noise,
@@ -26,7 +26,7 @@ from hwnas.predict.evaluation import (
     test_metrics,
 )
 from hwnas.predict.metrics import SCORES
-from hwnas.predict.store import load_predictor
+from hwnas.predict.transfer import CANDIDATES, Transfer, expected_accuracy, read_sources
 from hwnas.spaces import SearchSpace, get_space
 
 AUTO = "auto"
@@ -43,6 +43,9 @@ class FitReport:
         compared: what `auto` tried, best first, each with its cross-validated score.
         left_out: rows of the source without a value.
         copies: rows of the source that repeat another's measurement, also left out.
+        curve: error against number of rows, and what more rows would buy; see `learning_curve`.
+        expected: accuracy that the same transfer reaches on the source devices.
+        measured, predicted: of the rows scored, in one order, (n,) each.
     """
 
     model: Predictor
@@ -52,10 +55,12 @@ class FitReport:
     scored_on: str
     metrics: Metrics
     baselines: dict[str, Metrics]
-    noise: Noise | None
     compared: list[dict[str, Any]] = field(default_factory=list)
     left_out: int = 0
     copies: int = 0
+    noise: Noise | None = None
+    curve: dict[str, Any] | None = None
+    expected: dict[str, float] | None = None
     measured: Array = field(default_factory=lambda: np.zeros(0))
     predicted: Array = field(default_factory=lambda: np.zeros(0))
 
@@ -77,6 +82,8 @@ class FitReport:
             "baselines": self.baselines,
             "noise": self.noise.to_json() if self.noise else None,
             "compared": self.compared,
+            **({"curve": self.curve} if self.curve else {}),
+            **({"expected": self.expected} if self.expected else {}),
         }
 
 
@@ -92,6 +99,8 @@ def fit_predictor(
     test: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    curve: bool = False,
+    transfer_from: Sequence[str | Path] = (),
 ) -> FitReport:
     """Learn to predict `metric` from measured networks, and say how well.
 
@@ -103,24 +112,55 @@ def fit_predictor(
         train: rows to draw and learn from; all where None.
         test: other rows to draw and score on; without it, scores are cross-validated.
         out: the folder to save the model to.
+        curve: also learn from fewer rows, and say what more of them would buy.
+        transfer_from: tables of networks measured on other devices. The `train` rows are then those that tell most
+            of the device, instead of random ones.
 
     Raises `InputError` for anything in it that cannot be used.
     """
     space = get_space(space) if isinstance(space, str) else space
-    if model != AUTO:
-        predictors.get(model)
-    if score is not None and score not in SCORES:
-        raise InputError(f"unknown score {score!r}: known are {', '.join(SCORES)}")
+    _check_request(model, score, transfer_from)
     data = read_measurements(source, space, metric)
     costs = _cost_table(table, data)
     score = score or ("mape" if data.quantity.is_cost else "kendall")
-    noise = noise_floor(data)
-    learnt, held_out = split(data, train, test, seed)
-    choice = choose(learnt, costs, score, seed) if model == AUTO else fit_named(learnt, model, costs)
-    report = _report(choice, learnt, held_out, costs, score, noise)
+    sources = read_sources(transfer_from, space, metric, seed) if transfer_from else []
+    transfer = Transfer(space, costs, metric=metric).learn_sources(sources) if sources else None
+    learnt, held_out = _rows(data, train, test, seed, transfer)
+    if model == AUTO:
+        choice = choose(learnt, costs, score, seed, transfer)
+    else:
+        choice = fit_named(learnt, model, costs, transfer=transfer)
+    report = _report(choice, learnt, held_out, costs, score)
+    report = replace(
+        report,
+        noise=noise_floor(data),
+        curve=learning_curve(choice.model, learnt, score, seed) if curve else None,
+        expected=expected_accuracy(transfer, sources, len(learnt), seed) if transfer else None,
+    )
     if out is not None:
         choice.model.save(out, _provenance(report, data, str(source), seed))
     return report
+
+
+def _check_request(model: str, score: str | None, transfer_from: Sequence[str | Path]) -> None:
+    if model != AUTO:
+        predictors.get(model)
+    if model == Transfer.name and not transfer_from:
+        raise InputError("predictor 'transfer' needs the tables of other devices; give --transfer-from")
+    if score is not None and score not in SCORES:
+        raise InputError(f"unknown score {score!r}: known are {', '.join(SCORES)}")
+
+
+def _rows(
+    data: Measurements, train: int | None, test: int | None, seed: int, transfer: Transfer | None
+) -> tuple[Measurements, Measurements | None]:
+    """Rows to learn from and rows to score; with `transfer`, those of the former that tell most are taken."""
+    learnt, held_out = split(data, train, test, seed)
+    if transfer is None or train is None:
+        return learnt, held_out
+    pool, held_out = split(data, None, test, seed)
+    candidates = np.random.default_rng(seed).permutation(len(pool))[: max(CANDIDATES, train)]
+    return pool.rows(candidates[transfer.choose_rows(pool.population[candidates], train)]), held_out
 
 
 def _cost_table(table: CostTable | str | Path | None, data: Measurements) -> CostTable | None:
@@ -136,7 +176,6 @@ def _report(
     test: Measurements | None,
     table: CostTable | None,
     score: str,
-    noise: Noise | None,
 ) -> FitReport:
     model = choice.model
     if test is None:
@@ -153,12 +192,11 @@ def _report(
         "test" if test else "cross-validation",
         metrics,
         baseline_metrics(train, test, table),
-        noise,
         choice.compared,
         train.left_out,
         train.copies,
-        measured,
-        predicted,
+        measured=measured,
+        predicted=predicted,
     )
 
 
@@ -169,94 +207,3 @@ def _provenance(report: FitReport, data: Measurements, source: str, seed: int) -
     evaluation = {"measured": report.measured.tolist(), "predicted": report.predicted.tolist()}
     return {"target": target, "source": Path(source).name, "seed": seed, "scores": scores, "noise": document["noise"],
             "evaluation": evaluation}  # fmt: skip
-
-
-def open_model(
-    model: Predictor | str | Path, space: SearchSpace | str | None = None, metric: str | None = None
-) -> Predictor:
-    """A saved predictor, or a cost table used additively.
-
-    A table needs `space`, unless its manifest names one, and `metric` where it has several columns.
-    """
-    if isinstance(model, Predictor):
-        return model
-    path = Path(model)
-    if (path / "model.json").is_file() or not (path.suffix == ".csv" or (path / "table.csv").is_file()):
-        return load_predictor(path)
-    table = CostTable.load(path)
-    named = space or table.manifest.get("space")
-    if named is None:
-        raise InputError(f"{path} is a cost table; say of which space (--space) to use it additively")
-    if metric is None and len(table.metrics) != 1:
-        raise InputError(f"{path} has several columns ({', '.join(table.metrics)}); say which one (--metric)")
-    chosen = get_space(str(named)) if not isinstance(named, SearchSpace) else named
-    return predictors.get("sum")(chosen, table, metric=metric or table.metrics[0])
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions of a model, in its metric's unit.
-
-    Attributes:
-        value: (n,).
-        lower, upper: ends of the 90 % interval, (n,); NaN where the model has none (a cost table alone).
-    """
-
-    value: Array
-    lower: Array
-    upper: Array
-
-
-def predict(
-    model: Predictor | str | Path,
-    archs: Sequence[str],
-    *,
-    space: SearchSpace | str | None = None,
-    metric: str | None = None,
-    extrapolate: bool = False,
-) -> Predictions:
-    """Predict architectures given as text in the space's notation; `model` as for `open_model`."""
-    opened = open_model(model, space, metric)
-    population = opened.space.parse_many(archs)
-    value = opened.predict(population, extrapolate=extrapolate)
-    if opened.calibration is None and opened._training is None:
-        unknown = np.full(len(value), np.nan)
-        return Predictions(value, unknown, unknown)
-    return Predictions(value, *opened.interval(population, 0.9, extrapolate=extrapolate))
-
-
-def predict_file(
-    model: Predictor | str | Path,
-    file: str | Path,
-    out: str | Path | None = None,
-    *,
-    space: SearchSpace | str | None = None,
-    metric: str | None = None,
-    extrapolate: bool = False,
-) -> Predictions:
-    """Predict the column `arch` of a Parquet or CSV file; its rows with the columns `prediction`, `lower_90` and
-    `upper_90` go to `out` (Parquet, or CSV where its name ends so)."""
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    path = Path(file)
-    names = ["arch"]
-    archs = [str(arch) for arch in read_columns(path, names, required=names)["arch"]]
-    result = predict(model, archs, space=space, metric=metric, extrapolate=extrapolate)
-    if out is None:
-        return result
-    table = (
-        csv.read_csv(path, convert_options=csv.ConvertOptions(column_types={"arch": pa.string()}))
-        if (path.suffix == ".csv")
-        else parquet.read_table(path)
-    )
-    for name, values in (("prediction", result.value), ("lower_90", result.lower), ("upper_90", result.upper)):
-        if name in table.schema.names:
-            table = table.drop_columns([name])
-        table = table.append_column(name, pa.array(values))
-    with replacing(out) as temporary:
-        if Path(out).suffix == ".csv":
-            csv.write_csv(table, temporary)
-        else:
-            parquet.write_table(table, temporary)
-    return result

@@ -65,10 +65,11 @@ class GaussianProcess(Predictor):
         part = {name: view[chosen] for name, view in self._views.items()}
         stack = np.stack([gram.ravel() for gram in grams(self.kernels, part, part)])
         start = np.append(np.full(len(stack), np.log(0.3)), np.log(0.03))
+        prior = np.append(np.full(len(stack), PRIOR_KERNEL), PRIOR_NOISE)
         found = minimize(
-            _negative_likelihood,
+            negative_likelihood,
             start,
-            args=(stack, target, noise[chosen]),
+            args=(stack, target, noise[chosen], prior, PRIOR_SPREAD),
             jac=True,
             method="L-BFGS-B",
             bounds=[(LEAST, MOST)] * len(start),
@@ -97,7 +98,7 @@ class GaussianProcess(Predictor):
         return in_chunks(self._predict_part, genotypes)
 
     def _predict_part(self, genotypes: NDArray[np.int16]) -> Array:
-        views, result = self._viewer(genotypes), np.zeros(len(genotypes))
+        views, result = self._viewer(genotypes), np.zeros((len(genotypes), *self._alpha.shape[1:]))
         used, variances = self._used()
         rest = []
         for (view, shape), variance in zip(used, variances, strict=True):
@@ -108,6 +109,18 @@ class GaussianProcess(Predictor):
         for gram, (_, variance) in zip(grams([kernel for kernel, _ in rest], views, self._views), rest, strict=True):
             result += gram @ (variance * self._alpha)
         return np.asarray(result * self._centre[1] + self._centre[0])
+
+    def covariance(self, genotypes: NDArray[np.int16]) -> tuple[Array, float]:
+        """Posterior covariance (n, n) and noise variance of the target, whose mean magnitude in training is 1."""
+        views = self._viewer(genotypes)
+        used, variances = self._used()
+        cross, own = np.zeros((len(genotypes), len(self._alpha))), np.zeros((len(genotypes),) * 2)
+        pairs = zip(variances, grams(used, views, self._views), grams(used, views, views), strict=True)
+        for variance, to_rows, among in pairs:
+            cross += variance * to_rows
+            own += variance * among
+        posterior = own - cross @ cho_solve(self._factor, cross.T)
+        return np.asarray(posterior * self._centre[1] ** 2), float(self._variances[-1] * self._centre[1] ** 2)
 
     def _cross_predict(self, genotypes: NDArray[np.int16], target: Array, fold: NDArray[np.int64]) -> Array:
         """Left-out predictions of every fold from one factorisation (Rasmussen and Williams 2006, section 5.4.2)."""
@@ -145,10 +158,12 @@ def _inverse(factor: tuple[Array, bool]) -> Array:
     return np.asarray(lower + np.tril(lower, -1).T)
 
 
-def _negative_likelihood(logs: Array, stack: Array, y: Array, noise: Array) -> tuple[float, Array]:
+def negative_likelihood(
+    logs: Array, stack: Array, y: Array, noise: Array, prior: Array, spread: float
+) -> tuple[float, Array]:
     """Negative log marginal likelihood and its gradient in the logarithms of the variances; `stack` is (kernels, n n).
 
-    A weak normal prior on the logarithms keeps a dozen rows from choosing extremes.
+    A normal prior on the logarithms (`prior` their means, `spread` their deviation) keeps few rows from extremes.
     """
     variances = np.exp(logs)
     try:
@@ -156,8 +171,8 @@ def _negative_likelihood(logs: Array, stack: Array, y: Array, noise: Array) -> t
     except LinAlgError:
         return 1e25, np.zeros(len(logs))
     alpha = cho_solve(factor, y, check_finite=False)
-    gap = (logs - np.append(np.full(len(stack), PRIOR_KERNEL), PRIOR_NOISE)) / PRIOR_SPREAD
+    gap = (logs - prior) / spread
     value = 0.5 * float(y @ alpha) + float(np.log(np.diag(factor[0])).sum()) + 0.5 * float(gap @ gap)
     excess = _inverse(factor) - np.outer(alpha, alpha)
     slopes = np.append(stack @ excess.ravel(), np.diag(excess) @ noise)
-    return value, 0.5 * variances * slopes + gap / PRIOR_SPREAD
+    return value, 0.5 * variances * slopes + gap / spread

@@ -275,3 +275,12 @@ def test_auto_takes_a_robust_loss_where_outliers_are_many(tmp_path: Path) -> Non
     best = max(report.compared, key=lambda row: row["weight"])
     assert "loss=" in best["model"]
     assert report.metrics["medape"] is not None and report.metrics["medape"] < 2.5
+
+
+def test_learning_curve_and_its_advice(source: Path, space: SearchSpace) -> None:
+    curve = fit_predictor(source, space, "phone_ms", model="physical", curve=True).to_json()["curve"]
+    sizes = [point["n"] for point in curve["points"]]
+    assert sizes == sorted(sizes) and sizes[0] == 10 and sizes[-1] <= 90
+    assert curve["points"][-1]["mape"] < curve["points"][0]["mape"]
+    assert curve["advice"]["then"] <= curve["advice"]["now"]
+    assert "120 more measurements" in curve["advice"]["text"]

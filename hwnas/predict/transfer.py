@@ -1,0 +1,306 @@
+"""Few measurements on a new device, with the help of other devices' full tables.
+
+What the other devices would take for a network is predicted from their tables, so that these need not hold the
+networks that are measured or asked for. A Gaussian process on those predicted costs, on what the network does and on
+its choices then learns the new device; how much to trust which is first learnt on the other devices, each in turn
+playing the new one (leave-one-device-out, after HELP, NeurIPS 2021, and MultiPredict, 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve
+from scipy.optimize import minimize
+
+from hwnas.core.errors import InputError
+from hwnas.core.units import THROUGHPUT, quantity_of
+from hwnas.predict.base import Array, Arrays, Predictor, register
+from hwnas.predict.data import column_names, parse_archs, read_columns
+from hwnas.predict.features import in_chunks
+from hwnas.predict.gp import JITTER, LEAST, LEAST_SIZE, MOST, GaussianProcess, negative_likelihood
+from hwnas.predict.kernels import Kernel, Views, grams
+from hwnas.predict.metrics import score
+from hwnas.predict.residual import under
+from hwnas.spaces import SearchSpace
+
+SOURCE_ROWS = 1000
+PRACTICE_ROWS = 40
+PRACTICE_DEVICES = 12
+CANDIDATES = 2000
+PRIOR_SPREAD = 1.0
+FEWEST_VALUES = 0.5
+KERNELS: tuple[Kernel, ...] = (
+    ("choices", "linear"),
+    ("choices", "one"),
+    ("physical", "linear"),
+    ("sources", "linear"),
+    ("sources", "long"),
+    ("sources", "middle"),
+    ("totals", "long"),
+    ("typical", "linear"),
+)
+PRIOR = np.append(np.full(len(KERNELS), -3.0), -5.0)
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """Costs of networks on other devices: `population` (n, genes) and `costs` (n, devices), each of mean about 1."""
+
+    population: NDArray[np.int16]
+    costs: Array
+    devices: tuple[str, ...]
+
+
+def read_sources(paths: Sequence[str | Path], space: SearchSpace, metric: str, seed: int = 0) -> list[SourceTable]:
+    """Read tables of measured networks: every column of `metric`'s quantity is a device, but `metric` itself.
+
+    Raises `InputError` where a table has no such column.
+    """
+    quantity = quantity_of(metric)
+    tables = []
+    for name in paths:
+        path = Path(name)
+        columns = [c for c in column_names(path) if _is_quantity(c, quantity.name) and c != metric]
+        read = read_columns(path, ["arch", *columns], required=("arch",))
+        costs = np.array([[np.nan if v is None else v for v in read[c]] for c in columns], dtype=np.float64).T
+        if not columns:
+            raise InputError(f"{path} has no column of {quantity.name} but {metric} to transfer from")
+        full = np.isfinite(costs).mean(axis=0) >= FEWEST_VALUES
+        devices = tuple(c for c, keep in zip(columns, full, strict=True) if keep)
+        costs = 1 / costs[:, full] if quantity == THROUGHPUT else costs[:, full]
+        rows = np.flatnonzero(np.isfinite(costs).all(axis=1) & (costs > 0).all(axis=1))
+        if len(rows) < 2 or not devices:
+            raise InputError(f"{path} has too few rows with a value in every column of {quantity.name}")
+        rows = np.random.default_rng(seed).permutation(rows)[:SOURCE_ROWS]
+        keep = np.zeros(len(costs), dtype=bool)
+        keep[rows] = True
+        population = parse_archs(space, read["arch"], path, keep)
+        tables.append(SourceTable(population, costs[keep] / costs[keep].mean(axis=0), devices))
+    return tables
+
+
+def _is_quantity(column: str, name: str) -> bool:
+    try:
+        return quantity_of(column).name == name
+    except InputError:
+        return False
+
+
+class SourceCosts:
+    """Predicts the costs of a table's devices: one Gaussian process whose kernel all devices share."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.model = GaussianProcess(space, relative=False)
+
+    def fit(self, table: SourceTable) -> Self:
+        """Learn the kernel from the devices' mean cost, and each device's coefficients."""
+        typical = table.costs.mean(axis=1)
+        self.model._fit(table.population, typical)
+        centred = (table.costs - self.model._centre[0]) / self.model._centre[1]
+        self.model._alpha = cho_solve(self.model._factor, centred)
+        return self
+
+    def __call__(self, genotypes: NDArray[np.int16]) -> Array:
+        """Costs (n, devices), each of mean about 1 over the space."""
+        return self.model._predict(genotypes)
+
+
+@register("transfer")
+class Transfer(Predictor):
+    """Gaussian process on other devices' predicted costs and on the network itself; give it `learn_sources` first."""
+
+    def configure(self, seed: int = 0) -> None:
+        self.seed = seed
+        self._plain = GaussianProcess(self.space, relative=self.quantity.is_cost, kernels="offset+additive+totals")
+        if not hasattr(self, "_sources"):
+            self._sources: list[SourceCosts] = []
+            self._prior = PRIOR
+
+    def learn_sources(self, tables: Sequence[SourceTable]) -> Self:
+        """Learn what other devices take, and from them how to learn a new one."""
+        self._sources = [SourceCosts(self.space).fit(table) for table in tables]
+        self._prior = self._practise(tables)
+        return self
+
+    def clone(self) -> Self:
+        other = super().clone()
+        other._sources, other._prior = self._sources, self._prior
+        return other
+
+    def _seen(self, population: NDArray[np.int16]) -> NDArray[np.int16]:
+        return np.concatenate([population, *(source.model._genotypes for source in self._sources)])
+
+    def _source_costs(self, genotypes: NDArray[np.int16]) -> Array:
+        parts = [source(genotypes) for source in self._sources]
+        return np.concatenate(parts, axis=1) if parts else np.zeros((len(genotypes), 0))
+
+    def _views(self, genotypes: NDArray[np.int16]) -> Views:
+        views = self._plain._viewer(genotypes)
+        return {**views, **source_views(self._source_costs(genotypes), *self._scaling)}
+
+    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+        costs = self._source_costs(genotypes)
+        views = self._plain._viewer.fit(genotypes, target)
+        self._scaling = source_scaling(costs)
+        self._rows, self._genotypes = {**views, **source_views(costs, *self._scaling)}, genotypes
+        self._centre = np.array([target.mean(), target.std() or 1.0])
+        y = (target - self._centre[0]) / self._centre[1]
+        size = np.maximum(np.abs(target) / np.abs(target).mean(), LEAST_SIZE)
+        noise = size**2 if self.quantity.is_cost else np.ones(len(y))
+        stack = np.stack([gram.ravel() for gram in grams(KERNELS, self._rows, self._rows)])
+        self._variances = _maximise([(stack, y, noise)], self._prior, PRIOR_SPREAD)
+        covariance = (self._variances[:-1] @ stack).reshape(len(y), len(y))
+        self._inverse = np.linalg.inv(covariance + np.diag(self._variances[-1] * noise + JITTER))
+        self._target, self._alpha = y, self._inverse @ y
+
+    def _predict(self, genotypes: NDArray[np.int16]) -> Array:
+        return in_chunks(self._predict_part, genotypes)
+
+    def _predict_part(self, genotypes: NDArray[np.int16]) -> Array:
+        return np.asarray((self._cross(genotypes) @ self._alpha) * self._centre[1] + self._centre[0])
+
+    def _cross(self, genotypes: NDArray[np.int16]) -> Array:
+        views = self._views(genotypes)
+        terms = zip(self._variances, grams(KERNELS, views, self._rows), strict=False)
+        return np.asarray(sum(variance * gram for variance, gram in terms))
+
+    def _cross_predict(self, genotypes: NDArray[np.int16], target: Array, fold: NDArray[np.int64]) -> Array:
+        self._fit(genotypes, target)
+        left_out = np.empty(len(target))
+        for part in np.unique(fold):
+            rows = np.flatnonzero(fold == part)
+            block = self._inverse[np.ix_(rows, rows)]
+            left_out[rows] = self._target[rows] - np.linalg.solve(block, self._alpha[rows])
+        return np.asarray(left_out * self._centre[1] + self._centre[0])
+
+    def _practise(self, tables: Sequence[SourceTable]) -> Array:
+        """Variances that suit the source devices best, each predicted from the others; logarithms, (kernels + 1,)."""
+        tasks = []
+        rng = np.random.default_rng(self.seed)
+        for number, table in enumerate(tables):
+            for device in rng.permutation(len(table.devices))[:PRACTICE_DEVICES]:
+                rows = rng.permutation(len(table.costs))[:PRACTICE_ROWS]
+                views = self._practice_views(table.population[rows], number, int(device))
+                target = table.costs[rows, device]
+                y = (target - target.mean()) / target.std()
+                stack = np.stack([gram.ravel() for gram in grams(KERNELS, views, views)])
+                tasks.append((stack, y, np.maximum(target / target.mean(), LEAST_SIZE) ** 2))
+        return np.asarray(np.log(_maximise(tasks, PRIOR, 3.0)))
+
+    def _practice_views(self, genotypes: NDArray[np.int16], table: int, device: int) -> Views:
+        parts = [source(genotypes) for source in self._sources]
+        parts[table] = np.delete(parts[table], device, axis=1)
+        costs = np.concatenate(parts, axis=1)
+        views = self._plain._viewer.fit(genotypes, np.zeros(len(genotypes)))
+        return {**views, **source_views(costs, *source_scaling(costs))}
+
+    def choose_rows(self, candidates: NDArray[np.int16], n: int) -> NDArray[np.int64]:
+        """Which `n` of `candidates` (m, genes) to measure: greedily the one whose cost is least certain given those
+        chosen, which maximises the determinant of their covariance (D-optimal)."""
+        views = self._plain._viewer.fit(candidates, np.zeros(len(candidates)))
+        costs = self._source_costs(candidates)
+        views = {**views, **source_views(costs, *source_scaling(costs))}
+        variances = np.exp(self._prior)
+        covariance = sum(v * gram for v, gram in zip(variances, grams(KERNELS, views, views), strict=False))
+        return greedy_variance(np.asarray(covariance), float(variances[-1]), n)
+
+    def _state(self) -> Arrays:
+        names = ("genotypes", "variances", "alpha", "centre", "inverse", "prior")
+        arrays = {name: np.asarray(getattr(self, f"_{name}")) for name in names}
+        for number, source in enumerate(self._sources):
+            arrays |= {f"source{number}.{name}": array for name, array in source.model._state().items()}
+        return {**arrays, "scaling": np.stack(self._scaling), **self._plain._viewer.to_arrays()}
+
+    def _restore(self, state: Arrays) -> None:
+        for name in ("genotypes", "variances", "alpha", "centre", "inverse", "prior"):
+            setattr(self, f"_{name}", state[name])
+        self._scaling = (state["scaling"][0], state["scaling"][1])
+        self._plain._viewer.restore(state)
+        while part := under(f"source{len(self._sources)}.", state):
+            source = SourceCosts(self.space)
+            source.model._restore(part)
+            self._sources.append(source)
+        self._rows = self._views(self._genotypes)
+
+
+def source_scaling(costs: Array) -> tuple[Array, Array]:
+    """Mean and scale of each device's cost, (devices,) each."""
+    spread = costs.std(axis=0)
+    scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1.0), 0.0)
+    return costs.mean(axis=0), scale
+
+
+def source_views(costs: Array, mean: Array, scale: Array) -> Views:
+    """`sources`: the devices' standardised costs, (n, devices); `typical`: their mean, (n, 1); mean square 1 each."""
+    standard = (costs - mean) * scale
+    devices = max(costs.shape[1], 1)
+    typical = standard.mean(axis=1, keepdims=True) if costs.shape[1] else np.zeros((len(costs), 1))
+    return {"sources": standard / np.sqrt(devices), "typical": typical}
+
+
+def greedy_variance(covariance: Array, noise: float, n: int) -> NDArray[np.int64]:
+    """`n` rows of `covariance` (m, m), each of the greatest variance left by those before it."""
+    left = np.diag(covariance).copy()
+    columns: list[Array] = []
+    chosen: list[int] = []
+    for _ in range(min(n, len(left))):
+        free = left.copy()
+        free[chosen] = -np.inf
+        best = int(np.argmax(free))
+        chosen.append(best)
+        column = covariance[:, best] - sum((c * c[best] for c in columns), np.zeros(len(left)))
+        column = column / np.sqrt(max(left[best], 0.0) + noise + JITTER)
+        columns.append(column)
+        left = np.maximum(left - column**2, 0.0)
+    return np.array(chosen, dtype=np.int64)
+
+
+def _maximise(tasks: Sequence[tuple[Array, Array, Array]], prior: Array, spread: float) -> Array:
+    """Variances of greatest posterior density over `tasks` of (kernel stack, target, noise sizes)."""
+
+    def objective(logs: Array) -> tuple[float, Array]:
+        parts = [negative_likelihood(logs, *task, prior, np.inf) for task in tasks]
+        gap = (logs - prior) / spread
+        value = sum(part[0] for part in parts) + 0.5 * float(gap @ gap)
+        return value, np.asarray(sum(part[1] for part in parts) + gap / spread)
+
+    bounds = [(LEAST, MOST)] * len(prior)
+    found = minimize(objective, np.clip(prior, LEAST, MOST), jac=True, method="L-BFGS-B", bounds=bounds)
+    return np.asarray(np.exp(found.x))
+
+
+def expected_accuracy(model: Transfer, tables: Sequence[SourceTable], rows: int, seed: int = 0) -> dict[str, float]:
+    """What to expect on a new device from `rows` measurements: mean MAPE (percent) and Spearman correlation over the
+    source devices, each learnt from `rows` of its own and all the other devices."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number, table in enumerate(tables):
+        for device in rng.permutation(len(table.devices))[:PRACTICE_DEVICES]:
+            practice = model.clone()
+            practice._sources = [
+                source if i != number else _without(source, int(device)) for i, source in enumerate(model._sources)
+            ]
+            order = rng.permutation(len(table.costs))
+            learnt, judged = order[:rows], order[rows : rows + 500]
+            if len(judged) < 2:
+                continue
+            practice._fit(table.population[learnt], table.costs[learnt, device])
+            predicted = practice._predict(table.population[judged])
+            truth = table.costs[judged, device]
+            found.append([score("mape", truth, predicted), score("spearman", truth, predicted)])
+    mape, spearman = np.mean(found, axis=0) if found else (float("nan"), float("nan"))
+    return {"mape": float(mape), "spearman": float(spearman)}
+
+
+def _without(source: SourceCosts, device: int) -> SourceCosts:
+    other = SourceCosts.__new__(SourceCosts)
+    other.model = GaussianProcess.__new__(GaussianProcess)
+    other.model.__dict__.update(source.model.__dict__)
+    other.model._alpha = np.delete(source.model._alpha, device, axis=1)
+    return other

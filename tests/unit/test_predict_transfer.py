@@ -1,0 +1,66 @@
+"""Few measurements with the help of other devices."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hwnas.core.errors import InputError
+from hwnas.predict import fit_predictor, load_predictor
+from hwnas.predict.transfer import greedy_variance
+from hwnas.spaces import get_space
+
+SPACE = get_space("nasbench-macro")
+
+
+def device(population: np.ndarray, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    primitives = SPACE.primitives()
+    macs = np.array([p.macs / 1e7 for p in primitives])
+    moved = np.array([p.bytes_moved / 4e6 for p in primitives])
+    mixed = rng.uniform(0.5, 2) * macs + rng.uniform(0.5, 2) * moved + rng.uniform(0, 0.3)
+    return SPACE.total(mixed * rng.normal(1, 0.1, len(mixed)), population) * rng.normal(1, 0.01, len(population))
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> tuple[Path, Path]:
+    sources, new = SPACE.distinct(SPACE.sample(300, 0)), SPACE.distinct(SPACE.sample(400, 1))
+    columns = {f"device{i}_ms": device(sources, i) for i in range(5)}
+    pq.write_table(pa.table({"arch": [SPACE.format(r) for r in sources], **columns}), tmp_path / "others.parquet")
+    pq.write_table(
+        pa.table({"arch": [SPACE.format(r) for r in new], "new_ms": device(new, 9)}), tmp_path / "new.parquet"
+    )
+    return tmp_path / "others.parquet", tmp_path / "new.parquet"
+
+
+def test_ten_rows_and_other_devices_beat_ten_rows_alone(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    others, new = tables
+    request = {"train": 10, "test": 200, "seed": 1}
+    helped = fit_predictor(new, SPACE, "new_ms", transfer_from=[others], out=tmp_path / "m", **request)  # type: ignore[arg-type]
+    alone = fit_predictor(new, SPACE, "new_ms", model="gp", **request)  # type: ignore[arg-type]
+    assert (helped.n_train, helped.n_test, helped.model.name) == (10, 200, "transfer")
+    assert helped.metrics["mape"] < alone.metrics["mape"]  # type: ignore[operator]
+    assert helped.metrics["spearman"] > 0.9  # type: ignore[operator]
+    assert helped.expected is not None and 0.8 < helped.expected["spearman"] <= 1
+    assert helped.metrics["coverage_90"] > 0.6  # type: ignore[operator]
+    opened, population = load_predictor(tmp_path / "m"), SPACE.sample(20, 3)
+    expected = helped.model.predict(population, extrapolate=True)
+    np.testing.assert_allclose(opened.predict(population, extrapolate=True), expected)
+
+
+def test_greedy_variance_takes_what_is_least_certain() -> None:
+    points = np.array([[1.0, 0], [0.99, 0], [0, 0.5], [0, 0.1]])
+    assert greedy_variance(points @ points.T, 1e-3, 3).tolist() == [0, 2, 1]
+    assert len(set(greedy_variance(np.ones((4, 4)), 1e-3, 4).tolist())) == 4
+
+
+def test_tables_that_do_not_help_are_refused(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    _, new = tables
+    with pytest.raises(InputError, match="needs the tables of other devices"):
+        fit_predictor(new, SPACE, "new_ms", model="transfer")
+    with pytest.raises(InputError, match="no column of latency_ms but new_ms"):
+        fit_predictor(new, SPACE, "new_ms", transfer_from=[new], train=10)
+    with pytest.raises(InputError, match="no run folder and no table"):
+        fit_predictor(new, SPACE, "new_ms", transfer_from=[tmp_path / "nothing.parquet"], train=10)
