@@ -94,7 +94,19 @@ def _train(folder: Path, seed: int) -> Path:
 def _recipe(seed: int) -> Any:
     from hwnas.train import DataConfig, SupernetConfig
 
-    return SupernetConfig(space=SPACE, data=DataConfig(name="digits"), rule="sandwich", epochs=10, seed=seed)
+    return SupernetConfig(
+        space=SPACE,
+        data=DataConfig(name="digits"),
+        rule="sandwich",
+        epochs=10,
+        batch=32,
+        learning_rate=0.06,
+        subnets=3,
+        bounds_every=4,
+        teacher_fraction=0.1,
+        calibration_images=200,
+        seed=seed,
+    )
 
 
 def _search(out: Path, models: dict[str, Any], supernet: Path, seed: int) -> list[dict[str, Any]]:
