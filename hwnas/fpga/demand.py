@@ -21,7 +21,19 @@ from numpy.typing import ArrayLike, NDArray
 from hwnas.core.errors import InputError
 from hwnas.fpga.targets import DpuTarget
 from hwnas.spaces import Primitive, SearchSpace
-from hwnas.spaces.ops import Activation, Add, AvgPool, BatchNorm, ChannelShuffle, Conv, GlobalAvgPool, Linear, Op, Shape
+from hwnas.spaces.ops import (
+    Activation,
+    Add,
+    AvgPool,
+    BatchNorm,
+    ChannelShuffle,
+    Conv,
+    GlobalAvgPool,
+    Linear,
+    Op,
+    Shape,
+    Zeros,
+)
 
 TERMS = (
     "conv_cycles",
@@ -64,9 +76,12 @@ def _steps(primitive: Primitive) -> list[_Step]:
     for node in primitive.body:
         inputs = tuple(alias.get(name, name) for name in node.inputs)
         function = node.op.function if isinstance(node.op, Activation) else ""
-        if isinstance(node.op, BatchNorm | ChannelShuffle) or function in ("relu", "relu6"):
+        if isinstance(node.op, ChannelShuffle | Zeros) or function in ("swish", "sigmoid"):
+            what = function or type(node.op).__name__
+            raise InputError(f"no engine of a DPU runs {what}, in {primitive.key!r}; leave such blocks out")
+        if isinstance(node.op, BatchNorm) or function in ("relu", "relu6"):
             alias[node.name] = inputs[0]
-        elif function in ("h_swish", "swish"):
+        elif function == "h_swish":
             gate = f"{node.name}.gate"
             steps.append(_Step(gate, "gate", node.op, inputs, node.shapes[0], node.output))
             steps.append(_Step(node.name, "eltwise", node.op, (*inputs, gate), node.shapes[0], node.output))
@@ -132,7 +147,7 @@ def _convolution(step: _Step, pixels: int, channels: int) -> tuple[int, int]:
         return -(-features // channels) * groups, features * out
     kernel, fan_in = step.op.kernel**2, step.shape[0] // step.op.groups
     if step.engine == "depthwise" and fan_in > 1:
-        raise InputError(f"no engine of a DPU runs a convolution in {step.op.groups} groups of {fan_in} channels")
+        raise InputError(f"no engine of a DPU runs a convolution of {step.op.groups} groups; leave such blocks out")
     _, height, width = step.output
     if step.engine == "depthwise":
         return kernel * groups * height * -(-width // DEPTHWISE_PIXELS), kernel * out

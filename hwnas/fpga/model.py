@@ -166,18 +166,24 @@ def sim_target(dpu: DpuTarget) -> Target:
 def simulated_table(
     primitives: Iterable[Primitive], target: str | DpuTarget, model: DpuModel | None = None
 ) -> CostTable:
-    """The cost table of primitives, each simulated alone; its manifest names the coefficients' origin."""
-    blocks = tuple(primitives)
+    """The cost table of primitives, each simulated alone; its manifest names the coefficients' origin.
+
+    Blocks that the DPU has no engine for have no row: the manifest lists them under `left_out` with the reason.
+    """
     dpu = get_target(target) if isinstance(target, str) else target
     model = model or shipped_model(dpu)
-    result = simulate(blocks, dpu, model)
     rows: dict[str, dict[str, Cost]] = {}
-    for index, primitive in enumerate(blocks):
-        row = {"latency_ms": Cost(float(result.latency_ms[index]), verdict="simulated")}
-        if result.energy_mj is not None:
-            row["energy_mj"] = Cost(float(result.energy_mj[index]), verdict="simulated")
-        rows[primitive.key] = row
-    manifest = {"simulated": True, "dpu": dpu.to_json(), "coefficients": dict(model.provenance)}
+    left_out: dict[str, str] = {}
+    for primitive in primitives:
+        try:
+            demand = block_demand([primitive], dpu)
+        except InputError as error:
+            left_out[primitive.key] = str(error)
+            continue
+        rows[primitive.key] = {"latency_ms": Cost(float(model.latency_ms(demand, dpu)[0]), verdict="simulated")}
+        if model.energy:
+            rows[primitive.key]["energy_mj"] = Cost(float(model.energy_mj(demand, dpu)[0]), verdict="simulated")
+    manifest = {"simulated": True, "dpu": dpu.to_json(), "coefficients": dict(model.provenance), "left_out": left_out}
     if model.energy:
         manifest["energy"] = model.energy.source
-    return CostTable(result.target, rows, manifest, f"dpu-sim of {dpu.name}")
+    return CostTable(sim_target(dpu), rows, manifest, f"dpu-sim of {dpu.name}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +143,29 @@ def read_summary(path: Path) -> list[Kernel]:
     kernels = [_kernel(path, n, line) for n, line in rows]
     if not kernels:
         raise ParseError(path, "the DPU summary has no rows: the file is cut short, or nothing ran", start + 1)
-    if len({k.name for k in kernels}) != len(kernels):
-        raise ParseError(path, "a kernel stands twice", kernels[-1].line)
-    return kernels
+    if len({(k.name, k.unit) for k in kernels}) != len(kernels):
+        raise ParseError(path, "a kernel stands twice for one core", kernels[-1].line)
+    return [_over_cores([k for k in kernels if k.name == name]) for name in dict.fromkeys(k.name for k in kernels)]
+
+
+def _over_cores(rows: list[Kernel]) -> Kernel:
+    """A kernel's rows of several DPU cores as one."""
+    if len(rows) == 1:
+        return rows[0]
+    runs = sum(row.runs for row in rows)
+
+    def mean(name: str) -> float:
+        return sum(row.runs * float(getattr(row, name)) for row in rows) / runs
+
+    return replace(
+        rows[0],
+        runs=runs,
+        minimum_ms=min(row.minimum_ms for row in rows),
+        average_ms=mean("average_ms"),
+        maximum_ms=max(row.maximum_ms for row in rows),
+        efficiency_percent=mean("efficiency_percent"),
+        bandwidth_mib_s=mean("bandwidth_mib_s"),
+    )
 
 
 def _kernel(path: Path, n: int, line: str) -> Kernel:

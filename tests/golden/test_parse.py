@@ -51,6 +51,21 @@ def test_the_traces_folder_is_read_once_whichever_file_is_named(logs: Path) -> N
         assert len(parse([logs / "vaitrace" / BLOCK / name]).entries) == 1
 
 
+def test_rows_of_several_cores_are_one_kernel(logs: Path) -> None:
+    path = logs / SUMMARY
+    row = next(line for line in path.read_text().splitlines() if line.startswith("subgraph"))
+    cells = row.split(",")
+    split = [
+        ",".join([cells[0], "4", "DPUCZDX8G_1:batch-1", "0.500", "0.537", "0.640", *cells[6:]]),
+        ",".join([cells[0], "2", "DPUCZDX8G_2:batch-1", "0.502", "0.5035", "0.510", *cells[6:]]),
+    ]
+    path.write_text(path.read_text().replace(row, "\n".join(split)))
+    assert parse([logs / "vaitrace"]).entries[0].record.costs["latency_ms"].n == 6
+    path.write_text(path.read_text().replace("DPUCZDX8G_2", "DPUCZDX8G_1"))
+    with pytest.raises(ParseError, match="twice for one core"):
+        parse([logs / "vaitrace"])
+
+
 def test_vaitrace_text(logs: Path) -> None:
     record = parse([logs / "vaitrace.txt"]).entries[0].record
     assert record.costs["latency_ms"].value == pytest.approx(3.1)

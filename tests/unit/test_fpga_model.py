@@ -78,6 +78,16 @@ def test_simulated_is_marked_and_never_merges() -> None:
         calibrate(table, B4096)
 
 
+def test_blocks_without_an_engine_have_no_row() -> None:
+    fbnet = get_space("fbnet:variant=cifar")
+    table = simulated_table(fbnet.primitives(), B4096)
+    assert len(table.manifest["left_out"]) == 24
+    with pytest.raises(InputError, match="24 of the primitives"):
+        table.vector(fbnet, "latency_ms")
+    with pytest.raises(InputError, match="no engine of a DPU runs swish"):
+        simulate(get_space("mnasnet:act=swish").primitives(), B4096)
+
+
 def test_calibration_recovers_known_coefficients(tmp_path: Path) -> None:
     space = get_space("mnasnet")
     truth = DpuModel({term: 0.5 + 0.1 * index for index, term in enumerate(LATENCY_TERMS)})
