@@ -7,6 +7,7 @@ from hwnas.predict.data import Measurements, read_measurements
 from hwnas.predict.fit import FitReport, fit_predictor
 from hwnas.predict.inference import Predictions, open_model, predict, predict_file
 from hwnas.predict.store import load_predictor
+from hwnas.predict.transfer import pick_for_transfer
 
 __all__ = [
     "Audit",
@@ -19,6 +20,7 @@ __all__ = [
     "load_predictor",
     "next_to_measure",
     "open_model",
+    "pick_for_transfer",
     "predict",
     "predict_file",
     "predictors",

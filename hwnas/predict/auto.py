@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.errors import InputError
 from hwnas.core.progress import progress
 from hwnas.core.table import CostTable
 from hwnas.predict.base import Array, Predictor, check_learnable, predictors
@@ -61,8 +62,14 @@ def fit_named(data: Measurements, name: str, table: CostTable | None, *, transfe
     return _fitted(predictors.get(name)(data.space, table, metric=data.metric), data)
 
 
-def _fitted(model: Predictor, data: Measurements) -> Choice:
+def _check(data: Measurements) -> None:
     check_learnable(data.values, data.metric)
+    if len(np.unique(data.groups)) < 2:
+        raise InputError(f"all {len(data)} rows measure one architecture: there is nothing to tell apart; measure more")
+
+
+def _fitted(model: Predictor, data: Measurements) -> Choice:
+    _check(data)
     predicted = cross_fit(model, data.population, data.values, data.groups)
     model.fit(data.population, data.values)
     model.calibration = Calibration.of(data.values, predicted)
@@ -78,7 +85,7 @@ def choose(
     does not flatter them. A mixture is chosen by forward selection with replacement (Caruana et al., ICML 2004). With
     `transfer`, and too few rows to choose by, that is the choice; with more, it is one of the candidates.
     """
-    check_learnable(data.values, data.metric)
+    _check(data)
     if transfer is not None and len(data) < FEW:
         return _fitted(transfer.clone(), data)
     fold = folds_of(data.groups, min(FOLDS_OF_FEW if len(data) < FEW else FOLDS, len(np.unique(data.groups))), seed)

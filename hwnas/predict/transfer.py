@@ -156,8 +156,8 @@ class Transfer(Predictor):
         stack = np.stack([gram.ravel() for gram in grams(KERNELS, self._rows, self._rows)])
         self._variances = _maximise([(stack, y, noise)], self._prior, PRIOR_SPREAD)
         covariance = (self._variances[:-1] @ stack).reshape(len(y), len(y))
-        self._inverse = np.linalg.inv(covariance + np.diag(self._variances[-1] * noise + JITTER))
-        self._target, self._alpha = y, self._inverse @ y
+        covariance[np.diag_indices_from(covariance)] += self._variances[-1] * noise + JITTER
+        self._alpha = np.linalg.solve(covariance, y)
 
     def _predict(self, genotypes: NDArray[np.int16]) -> Array:
         return in_chunks(self._predict_part, genotypes)
@@ -169,15 +169,6 @@ class Transfer(Predictor):
         views = self._views(genotypes)
         terms = zip(self._variances, grams(KERNELS, views, self._rows), strict=False)
         return np.asarray(sum(variance * gram for variance, gram in terms))
-
-    def _cross_predict(self, genotypes: NDArray[np.int16], target: Array, fold: NDArray[np.int64]) -> Array:
-        self._fit(genotypes, target)
-        left_out = np.empty(len(target))
-        for part in np.unique(fold):
-            rows = np.flatnonzero(fold == part)
-            block = self._inverse[np.ix_(rows, rows)]
-            left_out[rows] = self._target[rows] - np.linalg.solve(block, self._alpha[rows])
-        return np.asarray(left_out * self._centre[1] + self._centre[0])
 
     def _practise(self, tables: Sequence[SourceTable]) -> Array:
         """Variances that suit the source devices best, each predicted from the others; logarithms, (kernels + 1,)."""
@@ -211,14 +202,14 @@ class Transfer(Predictor):
         return greedy_variance(np.asarray(covariance), float(variances[-1]), n)
 
     def _state(self) -> Arrays:
-        names = ("genotypes", "variances", "alpha", "centre", "inverse", "prior")
+        names = ("genotypes", "variances", "alpha", "centre", "prior")
         arrays = {name: np.asarray(getattr(self, f"_{name}")) for name in names}
         for number, source in enumerate(self._sources):
             arrays |= {f"source{number}.{name}": array for name, array in source.model._state().items()}
         return {**arrays, "scaling": np.stack(self._scaling), **self._plain._viewer.to_arrays()}
 
     def _restore(self, state: Arrays) -> None:
-        for name in ("genotypes", "variances", "alpha", "centre", "inverse", "prior"):
+        for name in ("genotypes", "variances", "alpha", "centre", "prior"):
             setattr(self, f"_{name}", state[name])
         self._scaling = (state["scaling"][0], state["scaling"][1])
         self._plain._viewer.restore(state)
@@ -227,6 +218,15 @@ class Transfer(Predictor):
             source.model._restore(part)
             self._sources.append(source)
         self._rows = self._views(self._genotypes)
+
+
+def pick_for_transfer(
+    space: SearchSpace, metric: str, n: int, tables: Sequence[str | Path], seed: int = 0
+) -> NDArray[np.int16]:
+    """The `n` networks, (n, genes), to measure on a new device that other devices' `tables` help to predict."""
+    model = Transfer(space, metric=metric).learn_sources(read_sources(tables, space, metric, seed))
+    candidates = space.distinct(space.sample(CANDIDATES, seed))
+    return candidates[model.choose_rows(candidates, n)]
 
 
 def source_scaling(costs: Array) -> tuple[Array, Array]:

@@ -284,3 +284,21 @@ def test_learning_curve_and_its_advice(source: Path, space: SearchSpace) -> None
     assert curve["points"][-1]["mape"] < curve["points"][0]["mape"]
     assert curve["advice"]["then"] <= curve["advice"]["now"]
     assert "120 more measurements" in curve["advice"]["text"]
+
+
+@pytest.mark.parametrize("rows", [2, 3, 7])
+def test_few_rows_are_judged_honestly(tmp_path: Path, space: SearchSpace, rows: int) -> None:
+    archs = [space.format(row) for row in space.distinct(space.sample(50, 0))[:rows]]
+    values = np.random.default_rng(rows).permutation(np.linspace(1, 2, rows))
+    pq.write_table(pa.table({"arch": archs, "a_ms": values}), tmp_path / "t.parquet")
+    report = fit_predictor(tmp_path / "t.parquet", space, "a_ms")
+    assert report.metrics["mape"] > 10  # type: ignore[operator]
+    lower, upper = report.model.interval(space.sample(5, 1), extrapolate=True)
+    assert (upper - lower > np.ptp(values) / 2).all()
+
+
+def test_one_architecture_is_too_few(tmp_path: Path, space: SearchSpace) -> None:
+    pq.write_table(pa.table({"arch": ["01201201"] * 5, "a_ms": [1.0, 2, 3, 4, 5]}), tmp_path / "t.parquet")
+    for model in ("auto", "gp"):
+        with pytest.raises(InputError, match="measure one architecture"):
+            fit_predictor(tmp_path / "t.parquet", space, "a_ms", model=model)

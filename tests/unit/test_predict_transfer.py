@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hwnas.core.errors import InputError
-from hwnas.predict import fit_predictor, load_predictor
+from hwnas.predict import fit_predictor, load_predictor, pick_for_transfer
 from hwnas.predict.transfer import greedy_variance
 from hwnas.spaces import get_space
 
@@ -64,3 +64,9 @@ def test_tables_that_do_not_help_are_refused(tables: tuple[Path, Path], tmp_path
         fit_predictor(new, SPACE, "new_ms", transfer_from=[new], train=10)
     with pytest.raises(InputError, match="no run folder and no table"):
         fit_predictor(new, SPACE, "new_ms", transfer_from=[tmp_path / "nothing.parquet"], train=10)
+
+
+def test_picks_distinct_networks_to_measure(tables: tuple[Path, Path]) -> None:
+    picked = pick_for_transfer(SPACE, "new_ms", 10, [tables[0]], seed=2)
+    assert picked.shape == (10, 8) and len(np.unique(picked, axis=0)) == 10
+    np.testing.assert_array_equal(picked, pick_for_transfer(SPACE, "new_ms", 10, [tables[0]], seed=2))
