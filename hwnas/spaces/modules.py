@@ -14,31 +14,6 @@ if TYPE_CHECKING:
     from hwnas.spaces.primitive import Primitive
 
 
-class FlatLinear(nn.Linear):
-    """A linear layer that flattens its input first."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.flatten(1))
-
-
-class Sum(nn.Module):
-    def forward(self, *inputs: Tensor) -> Tensor:
-        total = inputs[0]
-        for term in inputs[1:]:
-            total = total + term
-        return total
-
-
-class Product(nn.Module):
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        return left * right
-
-
-class ZerosLike(nn.Module):
-    def forward(self, input: Tensor) -> Tensor:
-        return input * 0
-
-
 class PrimitiveModule(nn.Module):
     """A primitive's body in PyTorch; children are called as the operations are."""
 

@@ -227,7 +227,7 @@ class Linear(Op):
         return self.out * prod(inputs[0])
 
     def module(self, *inputs: Shape) -> nn.Module:
-        from hwnas.spaces.modules import FlatLinear
+        from hwnas.spaces.layers import FlatLinear
 
         return FlatLinear(prod(inputs[0]), self.out, bias=self.bias)
 
@@ -242,7 +242,7 @@ class Add(Op):
     """Element-wise sum of all inputs."""
 
     def module(self, *inputs: Shape) -> nn.Module:
-        from hwnas.spaces.modules import Sum
+        from hwnas.spaces.layers import Sum
 
         return Sum()
 
@@ -258,7 +258,7 @@ class Mul(Op):
     """Element-wise product of two inputs, the second broadcast over height and width."""
 
     def module(self, *inputs: Shape) -> nn.Module:
-        from hwnas.spaces.modules import Product
+        from hwnas.spaces.layers import Product
 
         return Product()
 
@@ -271,7 +271,7 @@ class Zeros(Op):
     """Zeros of the input's shape."""
 
     def module(self, *inputs: Shape) -> nn.Module:
-        from hwnas.spaces.modules import ZerosLike
+        from hwnas.spaces.layers import ZerosLike
 
         return ZerosLike()
 
