@@ -14,7 +14,7 @@ from hwnas.core.errors import InputError
 from hwnas.core.files import read_json, replacing, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SCHEMA = 1
 
@@ -26,13 +26,17 @@ def save(
 
     Raises `InputError` where the folder cannot be written; the checkpoint before stays whole.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     files: dict[str, dict[str, str]] = {}
     for group, values in tensors.items():
         path = folder / f"{group}-{step:08d}.safetensors"
         with replacing(path) as temporary:
-            save_file({key: tensor.detach().contiguous().cpu() for key, tensor in values.items()}, temporary)
+            try:
+                save_file({key: tensor.detach().contiguous().cpu() for key, tensor in values.items()}, temporary)
+            except SafetensorError as error:
+                raise InputError(f"cannot write {path}: {error}; choose another --out or free some space") from error
         files[group] = {"file": path.name, "sha256": _digest(path)}
     write_json(folder / f"{name}.json", {"schema": SCHEMA, **about, "step": step, "files": files})
     kept = {entry["file"] for entry in files.values()}
@@ -66,6 +70,16 @@ def tensors(folder: str | Path, about: Mapping[str, Any], group: str) -> dict[st
         raise InputError(f"{folder}: the checkpoint lacks its {group}; train it again") from error
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: cannot read the checkpoint's {group}: {error}") from error
+
+
+def put_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Load `weights` into `network`; raises `InputError` naming the first tensor that does not fit."""
+    own = network.state_dict()
+    for name in sorted({*own, *weights}):
+        found, expected = (tuple(t[name].shape) if name in t else None for t in (weights, own))
+        if found != expected:
+            raise InputError(f"{where}: {name} has shape {found}, the space needs {expected}: weights of another space")
+    network.load_state_dict(weights)
 
 
 def _digest(path: Path) -> str:

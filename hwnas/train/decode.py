@@ -6,8 +6,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.core.errors import InputError, UnavailableError
+from hwnas.core.errors import HwnasError, InputError, UnavailableError
 from hwnas.core.files import replacing
 from hwnas.core.progress import progress
 from hwnas.train.data import Images
@@ -57,47 +58,56 @@ def decoded(files: Iterable[Path], side: int, open_images: Callable[[], Encoded]
 
 
 def _decode(encoded: Encoded, side: int, path: Path, title: str) -> None:
+    """Write a NumPy file of all images; plain writes, since a mapped file crashes where the disk is full."""
     n = len(encoded.names)
-    with replacing(path) as temporary, progress(title, n) as task, ThreadPoolExecutor() as pool:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(n, side, side, 3))
+    layout = {"descr": np.dtype(np.uint8).str, "fortran_order": False, "shape": (n, side, side, 3)}
 
-        def one(index: int) -> NDArray[np.uint8]:
-            return decode(encoded.read(index), side, encoded.names[index])
+    def one(index: int) -> NDArray[np.uint8]:
+        with readable(encoded.names[index]):
+            return decode(encoded.read(index), side)
 
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        progress(title, n) as task,
+        ThreadPoolExecutor() as pool,
+    ):
+        np.lib.format.write_array_header_1_0(file, layout)
         for start in range(0, n, CHUNK):
             rows = range(start, min(n, start + CHUNK))
-            array[start : rows.stop] = list(pool.map(one, rows))
+            file.write(np.stack(list(pool.map(one, rows))).tobytes())
             task.update(rows.stop)
-        array.flush()
 
 
-def decode(data: bytes, side: int, name: str) -> NDArray[np.uint8]:
-    """An encoded image as (side, side, 3) uint8: its shorter side resized to `side`, the centre cut out.
-
-    Raises `InputError` naming the image where it cannot be decoded.
-    """
-    image_module = pillow()
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turns what a bad image raises into an `InputError` that names it; Pillow's plugins raise whatever they like."""
     try:
-        with image_module.open(io.BytesIO(data)) as image:
-            rgb = image.convert("RGB")
-            width, height = rgb.size
-            scale = side / min(width, height)
-            wide, high = max(side, round(width * scale)), max(side, round(height * scale))
-            if (wide, high) != (width, height):
-                rgb = rgb.resize((wide, high), image_module.Resampling.BICUBIC, reducing_gap=2.0)
-            left, top = (wide - side) // 2, (high - side) // 2
-            return np.asarray(rgb.crop((left, top, left + side, top + side)), dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
+        yield
+    except HwnasError:
+        raise
+    except Exception as error:
         raise InputError(f"{name}: not a readable image ({error}); repair or remove it") from error
+
+
+def decode(data: bytes, side: int) -> NDArray[np.uint8]:
+    """An encoded image as (side, side, 3) uint8: its shorter side resized to `side`, the centre cut out."""
+    image_module = pillow()
+    with image_module.open(io.BytesIO(data)) as image:
+        rgb = image.convert("RGB")
+    width, height = rgb.size
+    scale = side / min(width, height)
+    wide, high = max(side, round(width * scale)), max(side, round(height * scale))
+    if (wide, high) != (width, height):
+        rgb = rgb.resize((wide, high), image_module.Resampling.BICUBIC, reducing_gap=2.0)
+    left, top = (wide - side) // 2, (high - side) // 2
+    return np.asarray(rgb.crop((left, top, left + side, top + side)), dtype=np.uint8)
 
 
 def own_side(data: bytes, name: str) -> int:
     """The shorter side of an encoded image in pixels."""
-    try:
-        with pillow().open(io.BytesIO(data)) as image:
-            return int(min(image.size))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{name}: not a readable image ({error}); repair or remove it") from error
+    with readable(name), pillow().open(io.BytesIO(data)) as image:
+        return int(min(image.size))
 
 
 def pillow() -> Any:

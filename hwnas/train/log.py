@@ -46,8 +46,11 @@ class Log:
     def _write(self, entry: dict[str, Any]) -> None:
         if not self._active:
             return
-        self._file.write(json.dumps({**entry, "time": round(time.time(), 3)}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({**entry, "time": round(time.time(), 3)}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"cannot write {self._file.name}: {error.strerror}; free some space") from error
         if self._board is not None:
             for name, value in {**entry.get("losses", {}), **entry.get("report", {})}.items():
                 self._board.add_scalar(name, value, entry["step"])

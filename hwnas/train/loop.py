@@ -180,12 +180,12 @@ class Run:
             return 0, {}
         about = checkpoint.read(self.folder, self.name)
         _same_run(self.folder, about, self.about)
-        self.model.load_state_dict(checkpoint.tensors(self.folder, about, "weights"))
+        checkpoint.put_weights(self.model, checkpoint.tensors(self.folder, about, "weights"), str(self.folder))
         course = checkpoint.tensors(self.folder, about, "course")
         for name, module in self.others.items():
             own = part(course, name)
             if own:
-                module.load_state_dict(own)
+                checkpoint.put_weights(module, own, str(self.folder))
         return int(about["step"]), part(course, "momentum")
 
 

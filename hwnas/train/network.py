@@ -22,7 +22,7 @@ from hwnas.train.distributed import Group, pick_device
 from hwnas.train.elastic import channels_last
 from hwnas.train.evaluate import Evaluator
 from hwnas.train.loop import Losses, Phase, Run, cpu_threads, fixed_shape
-from hwnas.train.supernet import load_supernet, open_data, put_weights, resolution_of
+from hwnas.train.supernet import load_supernet, open_data, resolution_of
 from hwnas.train.training import provenance
 
 NAME = "network"
@@ -76,7 +76,7 @@ def load_network(folder: str | Path, device: str = "auto") -> Network:
     config = parse_config(about["config"], NetworkConfig, where)
     space = get_space(config.space)
     network = space.build(space.parse(config.arch))
-    put_weights(network, checkpoint.tensors(folder, about, "weights"), where)
+    checkpoint.put_weights(network, checkpoint.tensors(folder, about, "weights"), where)
     channels_last(network.to(pick_device(device)))
     return network.eval()
 

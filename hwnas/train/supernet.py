@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
 
 from hwnas.core.config import parse_config
 from hwnas.core.errors import InputError
@@ -95,20 +94,10 @@ def load_supernet(folder: str | Path, device: str = "auto") -> Supernet:
         raise InputError(f"{where}: not a super-network's checkpoint")
     config = parse_config(about["config"], SupernetConfig, where)
     network = ElasticNetwork(get_space(config.space), config.seed)
-    put_weights(network, checkpoint.tensors(folder, about, "weights"), where)
+    checkpoint.put_weights(network, checkpoint.tensors(folder, about, "weights"), where)
     network.to(pick_device(device))
     channels_last(network)
     return Supernet(network, config, about)
-
-
-def put_weights(network: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Load `weights` into `network`; raises `InputError` naming the first tensor that does not fit."""
-    own = network.state_dict()
-    for name in sorted({*own, *weights}):
-        found, expected = (tuple(t[name].shape) if name in t else None for t in (weights, own))
-        if found != expected:
-            raise InputError(f"{where}: {name} has shape {found}, the space needs {expected}: weights of another space")
-    network.load_state_dict(weights)
 
 
 def open_data(space: SearchSpace, config: RunConfig) -> DataSet:

@@ -20,7 +20,7 @@ from hwnas.train.elastic import ElasticNetwork, channels_last
 from hwnas.train.evaluate import Evaluator
 from hwnas.train.loop import Phase, Run, cpu_threads
 from hwnas.train.published import read_published
-from hwnas.train.supernet import NAME, Supernet, open_data, put_weights
+from hwnas.train.supernet import NAME, Supernet, open_data
 
 Algorithm = Callable[[Run, ElasticNetwork, SupernetConfig, Evaluator], list[Phase]]
 algorithms: Registry[Algorithm] = Registry("training algorithm", ("hwnas.train.ofa",))
@@ -62,7 +62,7 @@ def _initial(space: SearchSpace, config: SupernetConfig) -> ElasticNetwork:
     for name in list(weights):
         if name.startswith(classifier) and name in own and weights[name].shape != own[name].shape:
             weights[name] = own[name]
-    put_weights(network, {**counters, **weights}, str(config.init))
+    checkpoint.put_weights(network, {**counters, **weights}, str(config.init))
     return network
 
 

@@ -40,6 +40,15 @@ def test_a_network_taken_out_gives_what_it_gave_inside(network: ElasticNetwork) 
         torch.testing.assert_close(alone(x), network(x, row), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("spec", ["mnasnet:resolution=32,num_classes=4"])
+def test_other_spaces_whose_blocks_nest_are_elastic_too(spec: str) -> None:
+    space = get_space(spec)
+    network = ElasticNetwork(space).eval()
+    for row in [*space.sample(4, 0), space.choices - 1, np.zeros_like(space.choices)]:
+        x = images(space, row)
+        torch.testing.assert_close(network.extract(row)(x), network(x, row), rtol=0, atol=1e-5)
+
+
 def test_networks_differ_and_training_reaches_every_part_that_runs(network: ElasticNetwork) -> None:
     space = network.space
     row = np.zeros_like(space.choices)

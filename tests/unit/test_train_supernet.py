@@ -301,3 +301,21 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         train_supernet(config(), tmp_path / "file")
+
+
+def test_a_disk_that_is_full_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
+    program, path = script(tmp_path, config(epochs=2))
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    run = "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+    command = [sys.executable, "-c", limited + run, str(program), str(path), str(tmp_path / "out")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert found.returncode != 0
+    assert "InputError: cannot write" in found.stderr.splitlines()[-1]
+    assert not list((tmp_path / "out").glob("*.safetensors")) and not list((tmp_path / "out").glob(".*"))
+
+
+def test_progressive_shrinking_is_for_spaces_that_have_its_choices(tmp_path: Path) -> None:
+    settings = config(space="mnasnet:resolution=32,num_classes=10", rule="progressive")
+    with pytest.raises(InputError, match="rule: sandwich"):
+        train_supernet(settings, tmp_path)
+    assert not list(tmp_path.iterdir())
