@@ -134,6 +134,8 @@ def _window(base: Path) -> tuple[Window, ...]:
     if lines[0] != "Start(sec);End(sec)" or len(cells) != 2:
         raise ParseError(path, "expected the header `Start(sec);End(sec)` and one line of two times", len(lines))
     start, end = (number(path, 2, cell, what) for cell, what in zip(cells, ("start", "end"), strict=True))
+    if len({len(cell.strip().partition(".")[2]) for cell in cells}) > 1:
+        raise ParseError(path, "start and end are not written alike: one of them is cut short", 2)
     return (Window(base.stem, start, end),)
 
 
@@ -222,6 +224,8 @@ class KriaPlatformstats(Reader):
                 _check_answer(path, n, answers[-1])
             elif "SOM total" in line:
                 raise ParseError(path, f"not readable: {line.strip()!r}", n)
+        if any(set(answer) != set(answers[0]) for answer in answers):
+            raise ParseError(path, "an answer lacks power, current or voltage: the log is cut short")
         power = np.array([answer["power"] for answer in answers])
         if not times:
             details = {"mean_power_mw": float(power.mean()), "samples": len(power)}

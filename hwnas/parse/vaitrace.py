@@ -7,6 +7,7 @@ mean and maximum), and so do other files of the folder; wherever two of them dis
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ COLUMNS = (
 EVENT_CELLS = 15
 ROUNDING_MS = 0.0011
 OUTLIER = 0.02
+_PORT = re.compile(r"DDRC_PORT_\w+_(Read|Write)")
 
 
 @dataclass(frozen=True)
@@ -338,21 +340,25 @@ def _bandwidth(path: Path) -> dict[str, float]:
     if lines[-1] or "DDR Bandwidth" not in lines:
         raise ParseError(path, "cut short: the section `DDR Bandwidth` is missing or its last line has no end")
     start = lines.index("DDR Bandwidth") + 1
-    ports = [name for name in lines[start].split(",") if name] if start < len(lines) else []
-    rows = []
+    header = lines[start].rstrip(",").split(",") if start < len(lines) else []
+    if header[:1] != ["timestamp"] or len(set(header)) != len(header) or not all(map(_PORT.fullmatch, header[1:])):
+        raise ParseError(path, "the columns are not `timestamp` and the ports' reads and writes", start + 1)
+    rows: list[list[float]] = []
     for n, line in enumerate(lines[start + 1 : -1], start + 2):
         if not line.strip():
             continue
         cells = line.rstrip(",").split(",")
-        if len(cells) != len(ports):
-            raise ParseError(path, f"{len(ports)} cells expected, {len(cells)} found", n)
-        rows.append([number(path, n, cell, port) for cell, port in zip(cells, ports, strict=True)])
+        if len(cells) != len(header):
+            raise ParseError(path, f"{len(header)} cells expected, {len(cells)} found", n)
+        rows.append([number(path, n, cell, name) for cell, name in zip(cells, header, strict=True)])
+        if len(rows) > 1 and rows[-1][0] >= rows[-2][0]:
+            raise ParseError(path, "samples run from the newest to the oldest; these two do not", n)
     if not rows:
         return {}
     samples = np.array(rows)
     result = {}
     for kind in ("Read", "Write"):
-        total = samples[:, [port.endswith(kind) for port in ports]].sum(axis=1)
+        total = samples[:, [name.endswith(kind) for name in header]].sum(axis=1)
         result[f"ddr_{kind.lower()}_mb_s"] = float(np.median(total[total >= np.median(total)]))
     return result
 

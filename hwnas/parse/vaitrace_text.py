@@ -58,12 +58,22 @@ def read_table(path: Path) -> list[dict[str, float]]:
             if rows and not set(line.strip()) <= set("-+="):
                 break
             continue
+        if line in lines[heads[0] + 1 : n - 1]:
+            raise ParseError(path, "a subgraph stands twice", n)
         rows.append(_row(path, n, _cells(line)))
     rest = [line.strip() for line in lines[heads[0] + 1 + len(rows) :]]
     closed = any(line and (set(line) <= set("-+=") or line.startswith("Notes")) for line in rest)
     if not rows or not closed:
         raise ParseError(path, "the table has no rows, or no end (a rule, notes): it is cut short", len(lines))
+    _check_peak(path, rows, heads[0] + 2)
     return rows
+
+
+def _check_peak(path: Path, rows: list[dict[str, float]], line: int) -> None:
+    """Workload over time and efficiency give the DPU's peak, which is the same for every row."""
+    peaks = [row["WL"] / row["HW_RT"] / row["Effic"] for row in rows if row["WL"] >= 0.05 and row["Effic"] >= 1]
+    if peaks and max(peaks) > 1.1 * min(peaks):
+        raise ParseError(path, "WL, HW_RT and Effic of the rows contradict each other", line)
 
 
 def _cells(line: str) -> list[str]:
