@@ -21,6 +21,16 @@ HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True)
+class Part:
+    """A node, layer or kernel of what ran: its name, its operation, its time in one inference, and of how many runs."""
+
+    name: str
+    kind: str
+    latency_ms: float
+    n: int = 0
+
+
+@dataclass(frozen=True)
 class Record:
     """What one log says of one subject.
 
@@ -35,6 +45,7 @@ class Record:
         details: further figures, units in their names.
         flags: what a reader of the figures should know, such as `outliers` or `no_idle_baseline`.
         md5: checksum of the model file that ran, where the log gives it.
+        parts: what it is made of, where the log tells them apart: nodes, layers, kernels.
     """
 
     subject: str
@@ -49,6 +60,7 @@ class Record:
     details: Mapping[str, Any] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     md5: str = ""
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,13 @@ class ColumnMapping(Config):
 
 
 class Reader(ABC):
-    """One log format."""
+    """One log format.
+
+    Attributes:
+        folder: the files that were asked for beside the one to read, by the name that files of one run share.
+    """
+
+    folder: Mapping[str, tuple[Path, ...]] = {}
 
     @abstractmethod
     def matches(self, path: Path, head: bytes) -> bool:
@@ -100,7 +118,14 @@ class Reader(ABC):
 
 
 parsers: Registry[type[Reader]] = Registry(
-    "parser", tuple(f"hwnas.parse.{module}" for module in ("vaitrace", "vaitrace_text", "xdputil", "rails"))
+    "parser",
+    tuple(
+        f"hwnas.parse.{module}"
+        for module in (
+            *("vaitrace", "vaitrace_text", "xdputil", "rails"),
+            *("ort", "tvm", "trtexec", "tflite", "openvino", "ofa_lookup", "device"),
+        )
+    ),
 )
 
 

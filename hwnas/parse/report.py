@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hwnas.core.files import write_text
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
 from hwnas.parse.base import HEAD_BYTES, ColumnMapping, Reader, Reading, Record, parsers, refuse_binary
+from hwnas.parse.family import by_base
 from hwnas.parse.rails import MappedColumns
 from hwnas.parse.subjects import MANIFEST, Subjects
 from hwnas.spaces import SearchSpace
@@ -64,28 +65,46 @@ class ParseReport:
             "n_records": len(self.entries),
             "n_primitives": len(self.table.rows) if self.table else 0,
             "target": self.table.target.to_json() if self.table else None,
-            "records": [entry.to_json() for entry in self.entries],
+            "records": [
+                entry.to_json() | ({"parts": _parts(entry.record)} if entry.record.parts else {})
+                for entry in self.entries
+            ],
             "unmatched": [entry.record.subject for entry in self.unmatched],
             "unread": [str(path) for path in self.unread],
             "refused": [str(error) for error in self.refused],
         }
 
     def save(self, out: str | Path) -> list[Path]:
-        """Write the cost table to `out` (.csv, with its manifest) and every record to `NAME.records.csv` beside it."""
+        """Write the cost table to `out` (.csv, with its manifest) and every record to `NAME.records.csv` beside it.
+
+        Where logs tell nodes or layers apart, these go to `NAME.parts.csv`.
+        """
         out = Path(out)
         if out.suffix != ".csv":
             raise InputError(f"{out}: the table is written as CSV; choose a name that ends in .csv")
-        rows = [entry.to_json() for entry in self.entries]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
         records = out.with_name(f"{out.stem}.records.csv")
-        write_text(records, text.getvalue())
+        _write_rows(records, [entry.to_json() for entry in self.entries])
+        written = [records]
+        parts = [{"subject": e.record.subject, **part} for e in self.entries for part in _parts(e.record)]
+        if parts:
+            written.append(out.with_name(f"{out.stem}.parts.csv"))
+            _write_rows(written[-1], parts)
         if self.table is None:
-            return [records]
+            return written
         self.table.save(out)
-        return [out, out.with_suffix(".json"), records]
+        return [out, out.with_suffix(".json"), *written]
+
+
+def _parts(record: Record) -> list[dict[str, Any]]:
+    return [asdict(part) for part in record.parts]
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def parse(
@@ -118,14 +137,9 @@ def parse(
             )
         raise refused[0]
     if not readings:
-        raise (
-            refused[0]
-            if refused
-            else InputError(
-                f"no log in {', '.join(map(str, paths))}: known formats are {', '.join(parsers)}; "
-                "read other CSV files with a column mapping"
-            )
-        )
+        names = ", ".join(map(str, paths))
+        known = f"no log of the known formats ({', '.join(parsers)}), or damaged in its first lines"
+        raise refused[0] if refused else ParseError(names, f"{known}; read other CSV files with a column mapping")
     records = [record for reading in readings for record in reading.records]
     _check_devices(readings)
     subjects = Subjects(space, manifests)
@@ -133,7 +147,7 @@ def parse(
     for record in records:
         primitive = subjects.find(record)
         entries.append(Entry(record, primitive.key if primitive else None, subjects.architecture(record)))
-    environment = {key: value for reading in readings for key, value in reading.environment.items()}
+    environment = _environment(readings)
     table = _table(entries, environment, space)
     report = ParseReport(table, tuple(entries), tuple(unread), tuple(refused), environment)
     if out is not None:
@@ -162,6 +176,7 @@ def _read_all(
     refused: list[ParseError] = []
     unread: list[Path] = []
     taken: set[Path] = set()
+    folders = by_base(files)
     for path in files:
         if path in taken:
             continue
@@ -170,6 +185,7 @@ def _read_all(
             if reader is None:
                 unread.append(path)
                 continue
+            reader.folder = folders[path.parent]
             taken.update(reader.files(path))
             readings.append(reader.read(path))
         except ParseError as error:
@@ -189,6 +205,15 @@ def _reader(path: Path, format: str, mapping: ColumnMapping | None) -> Reader | 
     if known:
         return parsers.get(known[0])()
     return MappedColumns(mapping) if mapping is not None and path.suffix == ".csv" else None
+
+
+def _environment(readings: list[Reading]) -> dict[str, Any]:
+    """What the logs tell of the machine, together; raises `ParseError` for descriptions of two targets."""
+    stated = [reading for reading in readings if "target" in reading.environment]
+    for reading in stated[1:]:
+        if reading.environment["target"] != stated[0].environment["target"]:
+            raise ParseError(reading.source, f"describes another target than {stated[0].source}: parse them apart")
+    return {key: value for reading in readings for key, value in reading.environment.items()}
 
 
 def _check_devices(readings: list[Reading]) -> None:
@@ -250,6 +275,12 @@ def _target(records: list[Record], environment: dict[str, Any]) -> Target:
                     record.source, f"has {name} {value}, the logs before it {values[name]}: parse them apart"
                 )
             values[name] = value
+    for name, value in environment.get("target", {}).items():
+        if values.setdefault(name, value) != value and values[name] != "unknown":
+            raise ParseError(
+                records[0].source, f"has {name} {values[name]}, the device's description {value}: parse them apart"
+            )
+        values[name] = value
     if environment.get("runtime_version"):
         values["runtime_version"] = environment["runtime_version"]
     return Target(**values, origin="imported")

@@ -6,23 +6,19 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from hwnas.core.errors import InputError, ParseError
-from hwnas.core.files import read_text
-from hwnas.core.table import Cost, CostTable
-from hwnas.core.target import Target
+from hwnas.core.errors import InputError
+from hwnas.parse.ofa_lookup import METRIC, NOTE10, note10_key, read_note10
 from hwnas.search.additive import Additive, Factor, slot_tables
-from hwnas.spaces import Primitive, SearchSpace
+from hwnas.spaces import SearchSpace
 from hwnas.spaces.ofa import DEPTHS, EXPANSIONS, KERNELS, SLOTS, STAGES
 
 BLOCKS = STAGES * SLOTS
 PREDICTOR_RESOLUTIONS = tuple(range(112, 225, 16))
 LAYERS = ("0", "2", "4", "6")
 CHUNK = 512
-NOTE10 = Target("Samsung Note 10", "once-for-all", origin="imported", threads=0)
-METRIC = "latency_ms"
+__all__ = ["METRIC", "NOTE10", "OfaAccuracy", "note10_key", "note10_latency", "read_note10"]
 
 
 class OfaAccuracy:
@@ -112,62 +108,6 @@ def note10_latency(folder: str | Path, space: SearchSpace) -> Additive:
         primitives = [space.primitives()[i] for i in used]
         costs[index, used] = read_note10(folder, resolution, primitives).costs(primitives, METRIC)
     return Additive(_factor(slot.genes, table, r, costs) for slot, table in tables)
-
-
-def read_note10(folder: str | Path, resolution: int, primitives: list[Primitive]) -> CostTable:
-    """The published table of one resolution, as far as it speaks of `primitives`; raises `InputError`."""
-    path = Path(folder) / f"{resolution}_lookup_table.yaml"
-    if not path.exists():
-        sizes = sorted(p.name.split("_")[0] for p in Path(folder).glob("*_lookup_table.yaml"))
-        raise InputError(
-            f"no latency table for resolution {resolution} in {folder}; "
-            f"it has {', '.join(sizes) or 'none (expected 224_lookup_table.yaml and the like)'}"
-        )
-    entries = _load_yaml(path)
-    rows: dict[str, dict[str, Cost]] = {}
-    for primitive in primitives:
-        key = note10_key(primitive)
-        if key in entries:
-            rows[primitive.key] = {METRIC: _cost(path, key, entries[key])}
-    return CostTable(NOTE10, rows or {"": {METRIC: Cost(float("nan"))}}, {"source": str(path)}, str(path))
-
-
-def _load_yaml(path: Path) -> dict[str, object]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        entries = yaml.load(read_text(path, "latency table"), Loader=loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ParseError(path, f"not readable as YAML ({error.__class__.__name__})", mark and mark.line + 1) from error
-    if not isinstance(entries, dict):
-        raise ParseError(path, "a mapping of blocks to their latencies is expected")
-    return entries
-
-
-def _cost(path: Path, key: str, entry: object) -> Cost:
-    mean = entry.get("mean") if isinstance(entry, dict) else None
-    if isinstance(mean, bool) or not isinstance(mean, int | float) or not 0 <= mean < float("inf"):
-        raise ParseError(path, f"{key}: mean is {mean!r}, which is no latency")
-    count = entry.get("count", 0) if isinstance(entry, dict) else 0
-    return Cost(float(mean), n=count if isinstance(count, int) else 0)
-
-
-def note10_key(primitive: Primitive) -> str | None:
-    """How the published tables call a block; None for a kind that they do not hold."""
-    channels, height, width = primitive.inputs[0]
-    out, out_height, out_width = (*primitive.output, 1, 1)[:3]
-    ends = f"input:{height}x{width}x{channels}-output:{out_height}x{out_width}x{out}"
-    if primitive.kind == "mbconv":
-        return (
-            f"expanded_conv-{ends}-expand:{primitive.number('mid') or channels}-kernel:{primitive.number('kernel')}"
-            f"-stride:{primitive.number('stride')}-idskip:{int(primitive.number('stride') == 1 and channels == out)}"
-            f"-se:{int(primitive.number('se') > 0)}-hs:{int(primitive['act'] == 'h_swish')}"
-        )
-    if primitive.kind == "conv":
-        return f"{'Conv' if channels == 3 else 'Conv_1' if primitive.number('bn') else 'Conv_2'}-{ends}"
-    if primitive.kind == "linear":
-        return f"Logits-input:{height}x{width}x{channels}-output:{out}"
-    return f"AvgPool2D-{ends}" if primitive.kind == "global_pool" else None
 
 
 def _at(genes: tuple[int, ...], table: NDArray[np.int32], gene: int, choice: int) -> NDArray[np.int32]:

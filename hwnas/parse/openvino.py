@@ -1,0 +1,264 @@
+"""OpenVINO's `benchmark_app`: its text, its report (CSV or JSON) and its counters of each layer (CSV or JSON)."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hwnas.core.errors import ParseError
+from hwnas.core.table import Cost
+from hwnas.parse.base import Part, Reading, Record, parsers, read_lines
+from hwnas.parse.family import Family, model_name
+from hwnas.parse.figures import Where, line_of, read_object
+
+_TEXT = {
+    "count": r"Count:\s+(\S+) iterations",
+    "duration": r"Duration:\s+(\S+) ms",
+    "median": r"Median:\s+(\S+) (ms|us)",
+    "average": r"(?:Average|AVG):\s+(\S+) (ms|us)",
+    "minimum": r"(?:Min|MIN):\s+(\S+) (ms|us)",
+    "maximum": r"(?:Max|MAX):\s+(\S+) (ms|us)",
+    "throughput": r"Throughput:\s+(\S+) FPS",
+    "batch": r"Model batch size:\s+(\d+)",
+    "threads": r"INFERENCE_NUM_THREADS:\s*(\d+)",
+    "first": r"First inference took (\S+) ms",
+}
+_NAMES = {
+    "total number of iterations": "count",
+    "iterations_num": "count",
+    "total execution time (ms)": "duration",
+    "execution_time": "duration",
+    "latency (ms)": "median",
+    "median latency (ms)": "median",
+    "latency_median": "median",
+    "avg latency": "average",
+    "average latency (ms)": "average",
+    "latency_avg": "average",
+    "min latency": "minimum",
+    "min latency (ms)": "minimum",
+    "latency_min": "minimum",
+    "max latency": "maximum",
+    "max latency (ms)": "maximum",
+    "latency_max": "maximum",
+    "throughput": "throughput",
+    "first inference time (ms)": "first",
+    "first_inference_time": "first",
+}
+_COUNTERS = "layerName;execStatus;layerType;execType;realTime (ms);cpuTime (ms)"
+_SECTIONS = {"Command line parameters": "cmd_options", "Configuration setup": "configuration_setup",
+             "Execution results": "execution_results"}  # fmt: skip
+_NOTHING: Mapping[str, Any] = {}
+
+
+@parsers.register("openvino")
+class OpenVino(Family):
+    """The latency is the stated median, else the mean over all iterations."""
+
+    def part(self, head: bytes) -> str | None:
+        if head.lstrip()[:1] == b"{":
+            if b'"execution_results"' in head or b'"cmd_options"' in head or b'"configuration_setup"' in head:
+                return "report"
+            return "counters" if b'"report_type"' in head else None
+        if head.startswith(_COUNTERS.encode()):
+            return "counters"
+        if head.startswith(tuple(name.encode() + b"\n" for name in _SECTIONS)):
+            return "report"
+        return "log" if b"[Step 1/11]" in head or b"[Step 2/11]" in head or b"Execution Devices:" in head else None
+
+    def combine(self, name: str, parts: Mapping[str, Path]) -> Reading:
+        text, texts = _read_text(parts["log"]) if "log" in parts else ({}, {})
+        stated, setup = _read_report(parts["report"]) if "report" in parts else ({}, {})
+        for key in text.keys() & stated.keys():
+            Where(parts["report"]).agree(f"{key} (in {parts['log'].name} and here)", stated[key], text[key])
+        figures = {**text, **stated}
+        source = next(parts[part] for part in ("report", "log", "counters") if part in parts)
+        layers = _read_counters(parts["counters"]) if "counters" in parts else ()
+        costs, flags = _cost(figures, layers)
+        batch = setup.get("batch size", figures.get("batch"))
+        model = setup.get("topology") or setup.get("m") or setup.get("path_to_model")
+        record = Record(
+            subject=name if not model or not isinstance(model, str) else model_name(model),
+            source=source,
+            costs=costs,
+            device=str(setup.get("target device") or setup.get("target_device") or texts.get("device", "")),
+            runtime="openvino",
+            runtime_version=texts.get("version", ""),
+            batch=Where(source).count(str(batch).strip("[]"), "batch size") if batch is not None else None,
+            threads=int(figures["threads"]) if "threads" in figures else None,
+            details=_details(figures, layers),
+            flags=flags,
+            parts=layers,
+        )
+        return Reading((record,), source)
+
+
+def _cost(figures: Mapping[str, float], layers: tuple[Part, ...]) -> tuple[dict[str, Cost], tuple[str, ...]]:
+    n = int(figures.get("count", 0))
+    costs = {}
+    if "throughput" in figures:
+        costs["throughput_ips"] = Cost(figures["throughput"], n=n)
+    if "median" in figures:
+        return costs | {"latency_ms": Cost(figures["median"], n=n)}, ()
+    if "average" in figures:
+        return costs | {"latency_ms": Cost(figures["average"], n=n)}, ("mean_only",)
+    if layers and not figures:
+        return {"latency_ms": Cost(sum(layer.latency_ms for layer in layers))}, ("mean_only", "sum_of_layers")
+    return costs, ("throughput_only",)
+
+
+def _details(figures: Mapping[str, float], layers: tuple[Part, ...]) -> dict[str, Any]:
+    names = {"average": "mean_ms", "minimum": "min_ms", "maximum": "max_ms", "first": "first_ms"}
+    details: dict[str, Any] = {name: figures[key] for key, name in names.items() if key in figures}
+    if layers:
+        details |= {"layers": len(layers), "layers_ms": sum(layer.latency_ms for layer in layers)}
+    return details
+
+
+def _check(where: Where, figures: Mapping[str, float], batch: float = 1.0) -> None:
+    """Refuse figures out of order, and a rate that is neither count over time nor, as older versions, of the median."""
+    where.rising("latency", figures.get("minimum"), figures.get("median"), figures.get("maximum"))
+    where.rising("average latency", figures.get("minimum"), figures.get("average"), figures.get("maximum"))
+    if {"throughput", "count", "duration"} <= figures.keys() and figures["duration"]:
+        rates = [1e3 * batch * figures["count"] / figures["duration"]]
+        if figures.get("median"):
+            rates.append(1e3 * batch / figures["median"])
+        off = min(abs(figures["throughput"] / rate - 1) if rate else 0.0 for rate in rates)
+        if off > 0.01:
+            where.agree("throughput", figures["throughput"], rates[0])
+
+
+def _read_text(path: Path) -> tuple[dict[str, float], dict[str, str]]:
+    """Figures of the text (ms), and the device and version that it names."""
+    lines = read_lines(path)
+    figures: dict[str, float] = {}
+    texts: dict[str, str] = {}
+    for n, line in enumerate(lines, 1):
+        where = Where(path, n)
+        if "Latency for each data shape group" in line:
+            break
+        for name, pattern in _TEXT.items():
+            if match := re.search(pattern, line):
+                scale = 1e-3 if match.lastindex == 2 and match[2] == "us" else 1.0
+                value = scale * where.number(match[1], name)
+                if figures.setdefault(name, value) != value:
+                    where.refuse(f"{name} is {value:g} here and {figures[name]:g} before: one run a file, please")
+        if match := re.search(r"Build \.+ (\d+\.\d+)", line):
+            texts.setdefault("version", match[1])
+        if match := re.search(r"Execution Devices:\s*(\[.*\]|\S+)", line):
+            texts["device"] = _device(match[1])
+    if "throughput" not in figures or "count" not in figures:
+        raise ParseError(path, "has no count and throughput: the log is cut short, or the run failed", len(lines))
+    _check(Where(path, len(lines)), figures, figures.get("batch", 1.0))
+    return figures, texts
+
+
+def _device(text: str) -> str:
+    """`CPU` of `['CPU']`."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text.strip("[]'\" ")
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _read_report(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """Execution results by name, and the setup."""
+    lines = read_lines(path)
+    where = Where(path, len(lines))
+    report = read_object(path) if lines[0].lstrip().startswith("{") else _read_csv(path, lines)
+    results = report.get("execution_results", {})
+    setup: dict[str, Any] = {}
+    for section in ("cmd_options", "configuration_setup"):
+        setup |= report[section] if isinstance(report.get(section), dict) else {}
+    if not isinstance(results, dict) or "error" in results:
+        where.refuse(f"the run failed: {str(results)[:120]}")
+    figures: dict[str, float] = {}
+    for label, value in results.items():
+        name = _NAMES.get(label.lower())
+        if name is None or (name == "median" and str(results.get("percentile_boundary", 50)) not in ("50", "50.0")):
+            continue
+        place = line_of(path, label)
+        number = place.number(value, label)
+        if figures.setdefault(name, number) != number:
+            place.refuse(f"{label} is {number:g}, stated before as {figures[name]:g}")
+    if "throughput" not in figures or "count" not in figures:
+        where.refuse("has no iterations and throughput among its results: cut short, or the run failed")
+    batch = setup.get("batch size", setup.get("batch_size", 1))
+    _check(where, figures, where.number(str(batch).strip("[]"), "batch size", 1))
+    return figures, setup
+
+
+def _read_csv(path: Path, lines: list[str]) -> dict[str, Any]:
+    report: dict[str, dict[str, str]] = {}
+    section = ""
+    for n, line in enumerate(lines, 1):
+        if line.strip() in _SECTIONS:
+            section = _SECTIONS[line.strip()]
+            if section in report:
+                Where(path, n).refuse(f"`{line.strip()}` stands twice: one run a file, please")
+            report[section] = {}
+        elif line.strip():
+            key, separator, value = line.partition(";")
+            if not separator or key in report.get(section, _NOTHING):
+                Where(path, n).refuse("a name and its value with `;` between are expected, each name once in a section")
+            report.setdefault(section, {})[key] = value
+    return report
+
+
+def _read_counters(path: Path) -> tuple[Part, ...]:
+    """Layers that ran, with their mean real time; their sum must be the stated total."""
+    lines = read_lines(path)
+    if lines[0].lstrip().startswith("{"):
+        return _read_counters_json(path)
+    tables: list[list[Part]] = []
+    closed = 0
+    for n, line in enumerate(lines, 1):
+        where, cells = Where(path, n), line.rstrip(";").split(";")
+        if line.startswith(_COUNTERS):
+            tables.append([])
+        elif line.startswith("Total;"):
+            closed += 1
+            total = where.number(cells[4] if len(cells) > 4 else "", "total")
+            _check_total(where, total, tables[-1])
+        elif line.strip():
+            if len(cells) != 6:
+                where.refuse(f"6 cells expected, {len(cells)} found")
+            tables[-1].append(_layer(where, cells[0], cells[2], cells[1], cells[4]))
+    if closed != len(tables):
+        raise ParseError(path, "a table of layers has no total: the file is cut short", len(lines))
+    return _mean(tables)
+
+
+def _check_total(where: Where, total: float, layers: list[Part]) -> None:
+    """Refuse a total that is not the sum of its layers, each rounded to a microsecond."""
+    where.agree("total real time", total, sum(p.latency_ms for p in layers), 1e-3, 6e-4 * (len(layers) + 1))
+
+
+def _layer(where: Where, name: Any, kind: Any, status: Any, milliseconds: Any) -> Part:
+    """A layer; `n` is 0 where it did not run."""
+    ran = str(status).split(".")[-1] in ("EXECUTED", "Executed")
+    return Part(str(name), str(kind), where.number(milliseconds, "real time"), int(ran))
+
+
+def _mean(tables: list[list[Part]]) -> tuple[Part, ...]:
+    """Each layer that ran, with its mean over the tables."""
+    found: dict[str, list[Part]] = {}
+    for layer in (layer for table in tables for layer in table if layer.n):
+        found.setdefault(layer.name, []).append(layer)
+    n = len(tables)
+    return tuple(Part(k, v[0].kind, sum(p.latency_ms for p in v) / n, n) for k, v in found.items())
+
+
+def _read_counters_json(path: Path) -> tuple[Part, ...]:
+    report, where = read_object(path), line_of(path, '"nodes"')
+    tables = []
+    stated = report.get("detailed_performance", [report.get("avg_performance")])
+    for table in where.items(stated, "the performance counters"):
+        nodes = where.items(where.field(table, "nodes"), "nodes")
+        keys = ("name", "node_type", "status", "real_time")
+        tables.append([_layer(where, *(where.field(node, key) for key in keys)) for node in nodes])
+        _check_total(where, where.number(where.field(table, "total_real_time"), "total_real_time"), tables[-1])
+    return _mean(tables)

@@ -1,0 +1,246 @@
+"""ONNX Runtime: the profiling JSON of a session, and what `onnxruntime_perf_test` prints and writes as CSV."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.core.errors import ParseError
+from hwnas.core.table import Cost
+from hwnas.parse.base import Part, Reading, Record, median_cost, parsers, read_lines
+from hwnas.parse.family import Family
+from hwnas.parse.figures import Where, read_array
+
+CLOCK_US = 2.0
+NODE = "_kernel_time"
+_ROW = re.compile(rb"^[^,\n]*,[0-9.eE+-]+(,[0-9.eE+-]+)?,\d+,\d+,0\r?\n")
+_FIGURES = {
+    "total": r"Total inference time cost:\s*(\S+) s\b",
+    "requests": r"Total inference requests:\s*(\S+)",
+    "average": r"Average inference time cost(?: total)?:\s*(\S+) ms",
+    "span": r"Total inference run time:\s*(\S+) s\b",
+    "rate": r"Number of inferences per second:\s*(\S+)",
+    "threads": r"Setting intra_op_num_threads to (\d+)",
+    "runs": r"^Runs:\s*(\S+)",
+    "minimum": r"Min Latency(?: is|:)\s*(\S+) s",
+    "maximum": r"Max Latency(?: is|:)\s*(\S+) s",
+    **{f"p{p}": rf"P{p} Latency(?: is|:)\s*(\S+) s" for p in (50, 90, 95, 99, 999)},
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A session's profile: seconds of each run, and of each node the times in those runs, the first run left out."""
+
+    runs_ms: NDArray[np.float64]
+    nodes: tuple[Part, ...]
+    providers: tuple[str, ...]
+
+
+@parsers.register("onnxruntime")
+class OnnxRuntime(Family):
+    """The latency is the median of the runs: of the CSV's samples, else as printed (P50), else of the profile.
+
+    The first run of a profile, which allocates memory, is left out where there are others.
+    """
+
+    def part(self, head: bytes) -> str | None:
+        if head.lstrip()[:1] == b"[" and b'"cat"' in head and (b'"Session"' in head or b"_kernel_time" in head):
+            return "profile"
+        if b"inference time cost" in head or b"Session creation time cost" in head:
+            return "summary"
+        return "samples" if _ROW.match(head) else None
+
+    def combine(self, name: str, parts: Mapping[str, Path]) -> Reading:
+        profile = read_profile(parts["profile"]) if "profile" in parts else None
+        figures = _read_summary(parts["summary"]) if "summary" in parts else {}
+        times = _read_samples(parts["samples"]) if "samples" in parts else None
+        source = parts.get("samples", parts.get("summary", parts.get("profile")))
+        assert source is not None
+        if times is not None and figures:
+            _compare(Where(parts["samples"]), times, figures)
+        if profile is not None and (times is not None or figures):
+            n = len(times) if times is not None else int(figures["requests"])
+            if len(profile.runs_ms) not in (n, n + 1):
+                Where(parts["profile"]).refuse(f"holds {len(profile.runs_ms)} runs, {source.name} {n}: other runs")
+        cost, flags = _cost(times, figures, profile)
+        record = Record(
+            subject=name,
+            source=source,
+            costs={"latency_ms": cost},
+            runtime="onnxruntime",
+            threads=int(figures["threads"]) if figures.get("threads") else None,
+            details=_details(figures, profile),
+            flags=flags,
+            parts=profile.nodes if profile else (),
+        )
+        return Reading((record,), source)
+
+
+def _cost(
+    times: NDArray[np.float64] | None, figures: Mapping[str, float], profile: Profile | None
+) -> tuple[Cost, tuple[str, ...]]:
+    if times is not None:
+        return median_cost(times * 1e3), ()
+    if figures:
+        n = int(figures["requests"])
+        if "p50" in figures:
+            return Cost(figures["p50"] * 1e3, n=n), ()
+        return Cost(figures["average"], n=n), ("mean_only",)
+    assert profile is not None
+    steady = profile.runs_ms[1:] if len(profile.runs_ms) > 1 else profile.runs_ms
+    return median_cost(steady), () if len(profile.runs_ms) > 1 else ("first_run_only",)
+
+
+def _details(figures: Mapping[str, float], profile: Profile | None) -> dict[str, Any]:
+    details: dict[str, Any] = {}
+    if figures:
+        details["mean_ms"] = figures["average"]
+    if profile is not None:
+        details |= {
+            "runs": len(profile.runs_ms),
+            "nodes": len(profile.nodes),
+            "nodes_ms": sum(part.latency_ms for part in profile.nodes),
+            "providers": "+".join(profile.providers),
+        }
+    return details
+
+
+def read_profile(path: Path) -> Profile:
+    """The runs and the nodes of a profiling JSON; raises `ParseError` where events are missing or contradict."""
+    events = [(where, event) for where, event in read_array(path) if where.field(event, "cat") in ("Session", "Node")]
+    runs = [(where, event) for where, event in events if event.get("name") == "model_run"]
+    if not runs:
+        raise ParseError(path, "holds no `model_run`: nothing ran, or the profile is cut short")
+    starts, lengths = _times(runs)
+    if (np.diff(starts) < lengths[:-1] - CLOCK_US).any():
+        row = int(np.argmax(np.diff(starts) < lengths[:-1] - CLOCK_US)) + 1
+        runs[row][0].refuse("a run begins before the one before it ends: lines are doubled, or several threads ran")
+    nodes = [(where, event) for where, event in events if _is_node(event)]
+    parts = _nodes(nodes, starts, lengths) if nodes else ()
+    sequential = sum(event.get("name") == "SequentialExecutor::Execute" for _, event in events)
+    if sequential and sequential < len(runs):
+        runs[-1][0].refuse(f"{len(runs)} runs, but {sequential} of the executor: lines are missing or doubled")
+    providers = {str(args.get("provider")) for _, event in nodes if isinstance(args := event.get("args"), dict)}
+    return Profile(lengths / 1e3, parts, tuple(sorted(providers)))
+
+
+def _is_node(event: dict[str, Any]) -> bool:
+    return event["cat"] == "Node" and str(event.get("name")).endswith(NODE)
+
+
+def _times(events: list[tuple[Where, Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Starts and lengths in microseconds, each (n,)."""
+    pairs = [(w.number(w.field(e, "ts"), "ts"), w.number(w.field(e, "dur"), "dur")) for w, e in events]
+    starts, lengths = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    return starts, lengths
+
+
+def _nodes(
+    events: list[tuple[Where, Any]], starts: NDArray[np.float64], lengths: NDArray[np.float64]
+) -> tuple[Part, ...]:
+    """Median time of each node over the runs; every run must hold the same nodes, and be no shorter than their sum."""
+    began, took = _times(events)
+    run = np.searchsorted(starts, began + CLOCK_US, "right") - 1
+    outside = (run < 0) | (began + took > starts[run] + lengths[run] + CLOCK_US)
+    if outside.any():
+        events[int(np.argmax(outside))][0].refuse("a node outside every `model_run`: lines are missing")
+    names = np.array([f"{event['name']}\0{_kind(event)}" for _, event in events])
+    known, index = np.unique(names, return_inverse=True)
+    counts = np.zeros((len(starts), len(known)), dtype=np.int64)
+    np.add.at(counts, (run, index), 1)
+    if (counts != counts[-1]).any():
+        r, k = (int(i) for i in np.argwhere(counts != counts[-1])[0])
+        message = (
+            f"node {known[k].split(chr(0))[0]} ran {counts[r, k]} times in run {r + 1}, {counts[-1, k]} in the last"
+        )
+        events[int(np.searchsorted(run, r))][0].refuse(f"{message}: lines are missing or doubled")
+    sums = np.zeros((len(starts), len(known)))
+    np.add.at(sums, (run, index), took)
+    short = sums.sum(1) > lengths + CLOCK_US * counts[-1].sum()
+    if short.any():
+        r = int(np.argmax(short))
+        message = f"run {r + 1} took {lengths[r]:g} us, its nodes {sums[r].sum():g} us"
+        events[int(np.searchsorted(run, r))][0].refuse(message)
+    steady = sums[1:] if len(sums) > 1 else sums
+    order = np.argsort([int(np.argmax(index == k)) for k in range(len(known))])
+    medians = np.median(steady, axis=0) / 1e3
+    return tuple(
+        Part(known[k].split("\0")[0].removesuffix(NODE), known[k].split("\0")[1], float(medians[k]), len(steady))
+        for k in order
+    )
+
+
+def _kind(event: dict[str, Any]) -> str:
+    args = event.get("args")
+    return str(args.get("op_name", "")) if isinstance(args, dict) else ""
+
+
+def _read_summary(path: Path) -> dict[str, float]:
+    """The printed figures by name; raises `ParseError` where one is missing or contradicts another."""
+    lines = read_lines(path)
+    found: dict[str, tuple[Where, float]] = {}
+    for n, line in enumerate(lines, 1):
+        for name, pattern in _FIGURES.items():
+            if match := re.search(pattern, line):
+                where = Where(path, n)
+                value = where.number(match[1], name)
+                if name in found and found[name][1] != value:
+                    where.refuse(f"{name} is {value:g} here and {found[name][1]:g} before: one run a file, please")
+                found[name] = (where, value)
+    missing = [name for name in ("total", "requests", "average") if name not in found]
+    if missing:
+        raise ParseError(
+            path, "the total, requests and average inference time are not all there: cut short", len(lines)
+        )
+    figures = {name: value for name, (_, value) in found.items()}
+    where = found["average"][0]
+    n = found["requests"][0].count(figures["requests"], "requests")
+    where.agree("average inference time", figures["average"], figures["total"] * 1e3 / n)
+    if "runs" in figures:
+        found["runs"][0].agree("runs", figures["runs"], n, 0)
+    if figures.get("span") and "rate" in figures:
+        found["rate"][0].agree("inferences per second", figures["rate"], n / figures["span"])
+    where.rising("latency", *(figures.get(k) for k in ("minimum", "p50", "p90", "p95", "p99", "p999", "maximum")))
+    low, high = (figures[k] * 1e3 if k in figures else None for k in ("minimum", "maximum"))
+    where.rising("average inference time", low, figures["average"], high)
+    return figures
+
+
+def _read_samples(path: Path) -> NDArray[np.float64]:
+    """Seconds of each inference; raises `ParseError` where a row is missing or doubled."""
+    lines = read_lines(path)
+    times: list[float] = []
+    for n, line in enumerate(lines, 1):
+        where = Where(path, n)
+        if not line.strip() or ("," not in line and ":" in line):
+            continue
+        cells = line.split(",")
+        if len(cells) not in (5, 6):
+            where.refuse(f"5 cells expected (model, seconds, memory, processor, row), {len(cells)} found")
+        if where.count(cells[-1], "row", 0) != len(times):
+            where.refuse(f"row {cells[-1].strip()} stands where {len(times)} belongs: lines are missing or doubled")
+        times.append(where.number(cells[len(cells) - 4], "seconds"))
+        where.number(cells[-3], "memory")
+    if lines[-1].strip():
+        raise ParseError(path, "the last line has no end: the file is cut short", len(lines))
+    return np.array(times)
+
+
+def _compare(where: Where, times: NDArray[np.float64], figures: Mapping[str, float]) -> None:
+    where.agree("number of requests", figures["requests"], len(times), 0)
+    where.agree("average inference time", figures["average"], float(times.mean()) * 1e3, 1e-3)
+    for name, value in (("minimum", times.min()), ("maximum", times.max())):
+        if name in figures:
+            where.agree(f"{name} latency", figures[name], float(value))
+    ordered = np.sort(times)
+    if "p50" in figures:
+        middle = len(times) // 2
+        near = ordered[max(0, middle - 1) : middle + 2]
+        where.rising("P50 latency", float(near[0]), figures["p50"], float(near[-1]))
