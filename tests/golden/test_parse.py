@@ -253,7 +253,7 @@ def test_mutated_logs_are_read_or_refused(logs: Path, name: str) -> None:
             report = parse([logs / name])
             values = [cost.value for entry in report.entries for cost in entry.record.costs.values()]
             assert all(math.isfinite(value) and value >= 0 for value in values)
-        except InputError as error:
+        except ParseError as error:
             assert str(error)
         victim.write_bytes(original)
 
