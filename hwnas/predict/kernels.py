@@ -29,7 +29,6 @@ KERNELS: dict[str, Sequence[Kernel]] = {
 }
 BLOCK_LENGTHS = {"near": 2.0, "far": 6.0}
 LOG_FLOOR = 0.05
-LEAST_RELEVANCE = 0.1
 EFFECTIVELY_CONSTANT = 1e-9
 
 
@@ -37,7 +36,7 @@ class Viewer:
     """Views of a population, each (n, d), centred and scaled so that the training rows' squared norms average 1.
 
     `physical`: what the blocks do; `logs`: the same in logarithms; `totals`: those of the whole network alone;
-    `genes`: the choices as ordinals; `weighed`: each gene scaled by its weight in a linear fit; `choices`: indicators;
+    `genes`: the choices as ordinals; `weighed`: each choice as what it adds in a linear fit; `choices`: indicators;
     `near`, `far`: the features of `embedding.block_features` at two lengths.
     """
 
@@ -52,15 +51,15 @@ class Viewer:
         physical = self._raw_physical(genotypes)
         magnitude = np.abs(physical).mean(axis=0)
         self.scaling["magnitude"] = (magnitude, np.where(magnitude > 0, magnitude, 1.0))
+        effects = gene_effects(self.space, genotypes, target)
+        self.scaling["effects"] = (effects, effects)
         for name, raw in self._raw(genotypes).items():
             mean, spread = raw.mean(axis=0), raw.std(axis=0)
             kept = spread > EFFECTIVELY_CONSTANT * (np.abs(mean) + 1)
-            if name in ("choices", *BLOCK_LENGTHS):
+            if name in ("choices", "weighed", *BLOCK_LENGTHS):
                 scale = kept / max(float(np.sqrt((spread**2).sum())), 1e-12)
             else:
                 scale = kept / np.where(kept, spread, 1.0) / np.sqrt(max(int(kept.sum()), 1))
-            if name == "weighed":
-                scale = scale * _relevance((raw - mean) * scale, target)
             self.scaling[name] = (mean, scale)
         return self(genotypes)
 
@@ -88,17 +87,20 @@ class Viewer:
             "logs": logs,
             "totals": logs[:, : total_columns(self.space)],
             "genes": ordinals,
-            "weighed": ordinals,
+            "weighed": self.scaling["effects"][0][np.arange(genotypes.shape[1]), genotypes],
             "choices": self._choices(genotypes),
             **{name: features(genotypes) for name, features in self._blocks.items()},
         }
 
 
-def _relevance(x: Array, target: Array) -> Array:
-    """Scale of each column, (d,), mean square 1, by the size of its coefficient in a ridge regression."""
-    weights = np.abs(Ridge.fit(x, target).weights)
-    weights = weights + LEAST_RELEVANCE * weights.mean() + 1e-12
-    return np.asarray(weights / np.sqrt(np.mean(weights**2)))
+def gene_effects(space: SearchSpace, genotypes: Genotypes, target: Array) -> Array:
+    """What each choice of each gene adds to the target in a ridge regression, shape (genes, most choices)."""
+    effects = np.zeros((len(space.genes), int(space.choices.max())))
+    used = [(gene, choice) for gene, choices in enumerate(space.choices) for choice in range(choices)]
+    indicators = np.stack([genotypes[:, gene] == choice for gene, choice in used], axis=1).astype(np.float64)
+    for (gene, choice), weight in zip(used, Ridge.fit(indicators, target).weights, strict=True):
+        effects[gene, choice] = weight
+    return effects
 
 
 def grams(kernels: Sequence[Kernel], a: Views, b: Views) -> Iterator[Array]:
