@@ -128,6 +128,7 @@ def parse(
     Raises `ParseError` (file and line) for logs that cannot be trusted or contradict each other, `InputError` for
     paths without logs.
     """
+    paths = tuple(paths)
     files, manifests = _files(paths)
     readings, unread, refused = _read_all(files, format, mapping)
     if refused and not keep_going:
