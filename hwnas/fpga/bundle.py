@@ -24,7 +24,7 @@ from hwnas import __version__
 from hwnas.core.errors import InputError
 from hwnas.core.files import data_folder, read_json, write_json
 from hwnas.core.progress import progress
-from hwnas.fpga.checker import check_graph, supported
+from hwnas.fpga.checker import check_graph, sample_of, supported
 from hwnas.fpga.graph import read_primitive
 from hwnas.fpga.quantize import quantize
 from hwnas.fpga.targets import DpuTarget
@@ -73,7 +73,7 @@ def emit_bundle(
     """
     folder = Path(out)
     identity = {"space": space.spec, "target": target.to_json(), "networks": networks, "seed": seed}
-    _claim(folder, identity)
+    claim(folder, identity)
     subjects, left_out = _subjects(space, target, networks, seed)
     models: dict[str, dict[str, Any]] = {}
     sources: dict[str, dict[str, Any]] = {}
@@ -86,6 +86,33 @@ def emit_bundle(
     write_json(folder / "models.json", sources)
     write_json(folder / "arch.json", {"fingerprint": target.fingerprint})
     _copy_scripts(folder)
+    return finish(folder, identity, models, left_out)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    graph: Graph
+    entry: dict[str, Any]
+
+
+def claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Take an empty folder, or one that an interrupted emission of the same bundle left behind."""
+    started = folder / "emission.json"
+    if (folder / MANIFEST).exists():
+        raise InputError(f"{folder} holds a finished bundle; choose another --emit")
+    if started.exists():
+        if read_json(started, "emission's record") != identity:
+            raise InputError(f"{folder} holds the beginning of another bundle; choose another --emit")
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not an empty folder; choose another --emit")
+    write_json(started, identity)
+
+
+def finish(
+    folder: Path, identity: dict[str, Any], models: dict[str, dict[str, Any]], left_out: dict[str, str]
+) -> BundleReport:
+    """Write the manifest of a bundle whose models are all there; from now on it is a finished one."""
     manifest = {
         "kind": "hwnas_bundle",
         "schema": SCHEMA,
@@ -98,26 +125,6 @@ def emit_bundle(
     (folder / "emission.json").unlink(missing_ok=True)
     whole = sum("arch" in entry for entry in models.values())
     return BundleReport(folder, len(models) - whole, whole, left_out)
-
-
-@dataclass(frozen=True)
-class _Subject:
-    graph: Graph
-    entry: dict[str, Any]
-
-
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Take an empty folder, or one that an interrupted emission of the same bundle left behind."""
-    started = folder / "emission.json"
-    if (folder / MANIFEST).exists():
-        raise InputError(f"{folder} holds a finished bundle; choose another --emit")
-    if started.exists():
-        if read_json(started, "emission's record") != identity:
-            raise InputError(f"{folder} holds the beginning of another bundle; choose another --emit")
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not an empty folder; choose another --emit")
-    write_json(started, identity)
 
 
 def _subjects(
@@ -137,22 +144,9 @@ def _subjects(
             inputs = tuple(-1 - i for i in range(len(primitive.inputs)))
             graph = Graph(primitive.inputs, (GraphNode(primitive, inputs),), space.bn_eps)
             subjects[f"p{index:05d}"] = _Subject(graph, {"primitive": primitive.key})
-    for index, row in enumerate(_sample(space, mask, networks, seed)):
+    for index, row in enumerate(sample_of(space, mask, networks, seed)):
         subjects[f"n{index:05d}"] = _Subject(space.graph(row), {"arch": space.format(row)})
     return subjects, left_out
-
-
-def _sample(space: SearchSpace, mask: np.ndarray[Any, np.dtype[np.bool_]], n: int, seed: int) -> list[Any]:
-    """`n` distinct architectures made of supported primitives."""
-    if not n:
-        return []
-    padded = np.append(mask, True)
-    rng = np.random.default_rng(seed)
-    pool = space.distinct(space.sample(max(200 * n, 2000), rng))
-    fitting = pool[padded[space.blocks(pool)].all(axis=1)]
-    if len(fitting) < n:
-        raise InputError(f"only {len(fitting)} of {len(pool)} sampled networks fit the DPU, {n} were asked for")
-    return list(fitting[:n])
 
 
 def _emit_model(path: Path, subject: _Subject, images: ArrayLike | None) -> None:

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# What the run scripts share. Source it: . common.sh
+set -euo pipefail
+
+bundle="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+export bundle
+
+# need TOOL: stop with one line where TOOL is not to be found.
+need() {
+    if ! command -v "$1" >/dev/null 2>&1; then
+        echo "$1 is not on the PATH: install it, or add its folder to PATH" >&2
+        exit 2
+    fi
+}
+
+# batch: images in one inference, from the manifest.
+batch() {
+    sed -n 's/^ *"batch": *\([0-9][0-9]*\).*/\1/p' "$bundle/hwnas_bundle.json" | head -n 1
+}
+
+# device_name: the processor's or the board's name, as the system gives it.
+device_name() {
+    local name=""
+    if [ -n "${HWNAS_DEVICE:-}" ]; then
+        name="$HWNAS_DEVICE"
+    elif command -v getprop >/dev/null 2>&1; then
+        name="$(getprop ro.product.model)"
+    elif [ -r /proc/device-tree/model ]; then
+        name="$(tr -d '\0' </proc/device-tree/model)"
+    elif [ -r /proc/cpuinfo ]; then
+        name="$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)"
+    elif command -v sysctl >/dev/null 2>&1; then
+        name="$(sysctl -n machdep.cpu.brand_string 2>/dev/null || true)"
+    fi
+    printf '%s' "${name:-$(uname -m)}" | tr -d '"\\\n'
+}
+
+# describe FOLDER PRECISION THREADS: write what the tool's own logs do not say.
+describe() {
+    printf '{"format": "hwnas-device", "version": 1, "device": "%s", "precision": "%s", "batch": %s, "threads": %s}\n' \
+        "$(device_name)" "$2" "$(batch)" "$3" >"$1/device.json"
+}
+
+# pending LOG: true where LOG is not there yet; a run that was stopped goes on with the models it lacks.
+pending() {
+    [ ! -s "$1" ]
+}
