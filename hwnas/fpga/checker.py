@@ -13,10 +13,14 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 
+from hwnas.core.errors import InputError
 from hwnas.fpga.graph import OpGraph, read_onnx, read_primitive
 from hwnas.fpga.rules import CPU, FUSED, Case, Ruling, no_rule, rules
 from hwnas.fpga.targets import DpuTarget
 from hwnas.spaces import Primitive, SearchSpace
+from hwnas.spaces.base import Population
+
+SAMPLING_ROUNDS = 200
 
 
 @dataclass(frozen=True)
@@ -155,3 +159,22 @@ def runs_on(space: SearchSpace, population: ArrayLike, target: DpuTarget) -> NDA
     """Which architectures are made of primitives that the DPU runs; shape (n,)."""
     padded = np.append(supported(space.primitives(), target), True)
     return np.asarray(padded[space.blocks(population)].all(axis=1), dtype=np.bool_)
+
+
+def sample_of(space: SearchSpace, allowed: NDArray[np.bool_], n: int, seed: int) -> Population:
+    """`n` distinct architectures made of the `allowed` primitives alone, shape (n, genes).
+
+    Raises `InputError` where they are too few, or too rare among random ones to be found.
+    """
+    padded = np.append(allowed, True)
+    rng = np.random.default_rng(seed)
+    found = space.sample(0, rng)
+    for _ in range(SAMPLING_ROUNDS):
+        if len(found) >= n:
+            break
+        drawn = space.sample(max(4 * n, 1000), rng)
+        fitting = drawn[padded[space.blocks(drawn)].all(axis=1)]
+        found = space.distinct(np.concatenate([found, fitting]))
+    if len(found) < n:
+        raise InputError(f"found {len(found)} networks of {space.spec} that the DPU runs whole, {n} were asked for")
+    return found[:n]

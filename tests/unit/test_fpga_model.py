@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from hwnas.core.errors import InputError, TargetMismatchError
@@ -18,6 +19,7 @@ from hwnas.fpga import (
     get_target,
     shipped_model,
     simulate,
+    simulate_run,
     simulated_table,
     target_names,
 )
@@ -176,3 +178,24 @@ def test_half_of_the_ultra96_blocks_predict_the_other_half() -> None:
         predicted = fit(demand[train], latency[train], target).latency_ms(demand[test], target)
         errors.append(100 * np.mean(np.abs(predicted / latency[test] - 1)))
     assert np.mean(errors) < 10
+
+
+def test_a_simulated_run_is_a_run_folder(tmp_path: Path) -> None:
+    from hwnas.predict import read_measurements
+
+    space = get_space("mnasnet")
+    report = simulate_run(space, B4096, tmp_path / "run", networks=40, seed=3)
+    assert (report.primitives, report.networks, report.left_out) == (len(space.primitives()), 40, {})
+    table = CostTable.load(tmp_path / "run")
+    assert table.target.origin == "simulated"
+    data = read_measurements(tmp_path / "run", space, "energy_mj")
+    assert len(data.values) == 40
+    assert data.target is not None and data.target["origin"] == "simulated"
+    expected = simulate((space, data.population), B4096).energy_mj
+    np.testing.assert_allclose(data.values, expected)
+    fbnet = simulate_run(get_space("fbnet"), B4096, tmp_path / "fbnet", networks=3)
+    assert len(fbnet.left_out) == 24
+    archs = pyarrow.parquet.read_table(tmp_path / "fbnet" / "networks.parquet")["arch"].to_pylist()
+    assert len(archs) == 3 and not any("_g2" in arch for arch in archs)
+    with pytest.raises(InputError, match="asked for"):
+        simulate_run(get_space("nasbench-macro"), B4096, tmp_path / "macro", networks=7000)

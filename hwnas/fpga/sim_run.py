@@ -1,0 +1,80 @@
+"""A run folder of simulated costs: what `profile` leaves behind, with `dpu-sim` in the board's place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from hwnas import __version__
+from hwnas.core.errors import InputError
+from hwnas.core.files import replacing, write_json
+from hwnas.fpga.checker import sample_of
+from hwnas.fpga.demand import network_demand
+from hwnas.fpga.model import DpuModel, shipped_model, sim_target, simulated_table
+from hwnas.fpga.targets import DpuTarget, get_target
+from hwnas.spaces import SearchSpace
+
+SIMULATED = "simulated"
+
+
+@dataclass(frozen=True)
+class SimulatedRun:
+    """What a simulated run holds: primitives with a cost, networks, and the primitives left out with the reason."""
+
+    out: Path
+    primitives: int
+    networks: int
+    left_out: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "out": str(self.out), "simulated": True}
+
+
+def simulate_run(
+    space: SearchSpace,
+    target: str | DpuTarget,
+    out: str | Path,
+    networks: int = 0,
+    seed: int = 0,
+    model: DpuModel | None = None,
+) -> SimulatedRun:
+    """Write `out/table.csv`, and `out/networks.parquet` with `networks` sampled architectures, all marked simulated.
+
+    Columns: `latency_ms`, and `energy_mj` where the model knows the board's power. Architectures with a block that the
+    DPU has no engine for are not sampled. Raises `InputError` where there are too few others.
+    """
+    folder = Path(out)
+    dpu = get_target(target) if isinstance(target, str) else target
+    model = model or shipped_model(dpu)
+    table = simulated_table(space.primitives(), dpu, model)
+    if not table.rows:
+        raise InputError(f"the DPU {dpu.name} has no engine for any primitive of {space.spec}")
+    table.save(folder / "table.csv")
+    if networks:
+        allowed = np.array([primitive.key in table.rows for primitive in space.primitives()])
+        rows = _networks(space, dpu, model, allowed, networks, seed)
+        with replacing(folder / "networks.parquet") as temporary:
+            pyarrow.parquet.write_table(pyarrow.table(rows), temporary)
+    record = {"kind": "simulated_run", "made_by": f"hwnas {__version__}", "space": space.spec, "networks": networks}
+    write_json(folder / "run.json", {**record, "seed": seed, "target": sim_target(dpu).to_json()})
+    return SimulatedRun(folder, len(table.rows), networks, dict(table.manifest["left_out"]))
+
+
+def _networks(
+    space: SearchSpace, dpu: DpuTarget, model: DpuModel, allowed: NDArray[np.bool_], n: int, seed: int
+) -> dict[str, list[Any]]:
+    population = sample_of(space, allowed, n, seed)
+    demand = network_demand(space, population, dpu)
+    columns: dict[str, list[Any]] = {"space": [space.spec] * n, "arch": [space.format(row) for row in population]}
+    costs = {"latency_ms": model.latency_ms(demand, dpu)}
+    if model.energy:
+        costs["energy_mj"] = model.energy_mj(demand, dpu)
+    for metric, values in costs.items():
+        columns |= {metric: values.tolist(), f"{metric}_verdict": [SIMULATED] * n}
+    return columns
