@@ -196,4 +196,5 @@ def _dear(data: Measurements, robust: bool) -> list[tuple[str, Options]]:
         found.append(("gp", {"kernels": "offset+additive", **ROBUST}))
     if not data.quantity.is_cost and len(data) >= MANY:
         found.append(("mlp", {"loss": "l1"}))
+        found += [("gp", {"effects": True})] if len(data) <= MOST_ROWS else []
     return found

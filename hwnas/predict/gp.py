@@ -33,12 +33,16 @@ FEW_TO_REFIT = 100
 class GaussianProcess(Predictor):
     """Additive in blocks and choices, with their pairs, and smooth in what the network does; for thousands of rows."""
 
-    def configure(self, loss: str = "l2", relative: bool = True, kernels: str = "all", seed: int = 0) -> None:
+    def configure(
+        self, loss: str = "l2", relative: bool = True, kernels: str = "all", effects: bool = False, seed: int = 0
+    ) -> None:
         """Options.
 
         Args:
             loss: `l2`; `tukey` or `l1`, which reweight the rows by their residuals.
             relative: the noise of a cost grows in proportion to it.
+            effects: place each choice of a gene by what it adds in a linear fit. It helps where genes have few choices
+                and rows are many; being fitted to the target, it is cross-validated by refitting.
             kernels: groups of `kernels.KERNELS` joined by `+`, or `all`.
         """
         groups = tuple(KERNELS) if kernels == "all" else tuple(kernels.split("+"))
@@ -46,7 +50,7 @@ class GaussianProcess(Predictor):
             raise InputError(f"loss is one of {', '.join(LOSSES)}, and kernels are {', '.join(KERNELS)}, joined by +")
         self.kernels = sorted(kernel for group in groups for kernel in KERNELS[group])
         self.loss, self.relative, self.seed = loss, relative and self.quantity.is_cost, seed
-        self._viewer = Viewer(self.space, self.costs)
+        self._viewer, self._refits = Viewer(self.space, self.costs, effects), effects
 
     def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
         self._genotypes, self._views = genotypes, self._viewer.fit(genotypes, target)
@@ -128,7 +132,7 @@ class GaussianProcess(Predictor):
 
         The variances are those of all rows, which many rows hide and few would give away: few are refitted.
         """
-        if len(target) < FEW_TO_REFIT:
+        if len(target) < FEW_TO_REFIT or self._refits:
             return super()._cross_predict(genotypes, target, fold)
         self._fit(genotypes, target)
         inverse = _inverse(self._factor)

@@ -29,6 +29,7 @@ KERNELS: dict[str, Sequence[Kernel]] = {
 }
 BLOCK_LENGTHS = {"near": 2.0, "far": 6.0}
 LOG_FLOOR = 0.05
+LEAST_RELEVANCE = 0.1
 EFFECTIVELY_CONSTANT = 1e-9
 
 
@@ -36,12 +37,13 @@ class Viewer:
     """Views of a population, each (n, d), centred and scaled so that the training rows' squared norms average 1.
 
     `physical`: what the blocks do; `logs`: the same in logarithms; `totals`: those of the whole network alone;
-    `genes`: the choices as ordinals; `weighed`: each choice as what it adds in a linear fit; `choices`: indicators;
+    `genes`: the choices as ordinals; `weighed`: each gene scaled by its weight in a linear fit, or, with `effects`,
+    each choice as what it adds in one; `choices`: indicators;
     `near`, `far`: the features of `embedding.block_features` at two lengths.
     """
 
-    def __init__(self, space: SearchSpace, costs: Array | None) -> None:
-        self.space = space
+    def __init__(self, space: SearchSpace, costs: Array | None, effects: bool = False) -> None:
+        self.space, self.effects = space, effects
         self._physical, self._choices = physical_features(space, costs), choice_features(space)
         self._blocks = {name: block_features(space, length) for name, length in BLOCK_LENGTHS.items()}
         self.scaling: dict[str, tuple[Array, Array]] = {}
@@ -51,15 +53,19 @@ class Viewer:
         physical = self._raw_physical(genotypes)
         magnitude = np.abs(physical).mean(axis=0)
         self.scaling["magnitude"] = (magnitude, np.where(magnitude > 0, magnitude, 1.0))
-        effects = gene_effects(self.space, genotypes, target)
-        self.scaling["effects"] = (effects, effects)
+        places = np.tile(np.arange(self.space.choices.max(), dtype=np.float64), (len(self.space.genes), 1))
+        if self.effects:
+            places = gene_effects(self.space, genotypes, target)
+        self.scaling["places"] = (places, places)
         for name, raw in self._raw(genotypes).items():
             mean, spread = raw.mean(axis=0), raw.std(axis=0)
             kept = spread > EFFECTIVELY_CONSTANT * (np.abs(mean) + 1)
-            if name in ("choices", "weighed", *BLOCK_LENGTHS):
+            if name in ("choices", *BLOCK_LENGTHS) or (name == "weighed" and self.effects):
                 scale = kept / max(float(np.sqrt((spread**2).sum())), 1e-12)
             else:
                 scale = kept / np.where(kept, spread, 1.0) / np.sqrt(max(int(kept.sum()), 1))
+            if name == "weighed" and not self.effects:
+                scale = scale * _relevance((raw - mean) * scale, target)
             self.scaling[name] = (mean, scale)
         return self(genotypes)
 
@@ -87,10 +93,17 @@ class Viewer:
             "logs": logs,
             "totals": logs[:, : total_columns(self.space)],
             "genes": ordinals,
-            "weighed": self.scaling["effects"][0][np.arange(genotypes.shape[1]), genotypes],
+            "weighed": self.scaling["places"][0][np.arange(genotypes.shape[1]), genotypes],
             "choices": self._choices(genotypes),
             **{name: features(genotypes) for name, features in self._blocks.items()},
         }
+
+
+def _relevance(x: Array, target: Array) -> Array:
+    """Scale of each column, (d,), mean square 1, by the size of its coefficient in a ridge regression."""
+    weights = np.abs(Ridge.fit(x, target).weights)
+    weights = weights + LEAST_RELEVANCE * weights.mean() + 1e-12
+    return np.asarray(weights / np.sqrt(np.mean(weights**2)))
 
 
 def gene_effects(space: SearchSpace, genotypes: Genotypes, target: Array) -> Array:
