@@ -25,7 +25,7 @@ from hwnas.fpga.equalize import equalize
 from hwnas.fpga.positions import CONVOLUTIONS, HIGH, LOW, Rule, best_position, settle
 from hwnas.fpga.validate import validate
 
-BATCH = 16
+BATCH = 8
 KEPT = 200_000
 LEAST_IMAGES = 8
 QUANTISED = (
@@ -164,9 +164,8 @@ def choose_positions(model: onnx.ModelProto, images: NDArray[np.float32]) -> dic
     """A position for the input, every weight, every bias and every activation, shift limits kept."""
     nodes = [node for node in model.graph.node if node.op_type in QUANTISED]
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    names = dict.fromkeys(name for node in nodes for name in (node.input[0], *node.output) if name not in constants)
-    for node in nodes:
-        names.update(dict.fromkeys(n for n in node.input[1:2] if n and n not in constants))
+    tensors = (name for node in nodes for name in (*node.input, *node.output) if name and name not in constants)
+    names = dict.fromkeys(tensors)
     samples = _activations(model, list(names), images)
     position = {name: best_position(values) for name, values in samples.items()}
     for node in nodes:
