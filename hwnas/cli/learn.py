@@ -1,4 +1,4 @@
-"""Commands that learn from measurements: fit-predictor, predict."""
+"""Commands that learn from measurements: fit-predictor, predict, audit."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def fit_predictor_command(
     score: Annotated[str | None, typer.Option("--score", help="what auto optimises, such as mape")] = None,
     train: Annotated[int | None, typer.Option("--train", help="rows to draw and learn from")] = None,
     test: Annotated[int | None, typer.Option("--test", help="other rows to score on")] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="error against rows, and what more would buy")] = False,
+    transfer_from: Annotated[
+        list[Path] | None, typer.Option("--transfer-from", help="networks measured on other devices")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -32,7 +36,18 @@ def fit_predictor_command(
     from hwnas.predict import fit_predictor
 
     report = fit_predictor(
-        source, space, metric, table=table, model=model, score=score, train=train, test=test, seed=seed, out=out
+        source,
+        space,
+        metric,
+        table=table,
+        model=model,
+        score=score,
+        train=train,
+        test=test,
+        curve=curve,
+        transfer_from=transfer_from or (),
+        seed=seed,
+        out=out,
     ).to_json()
     show(report, _fitted(report, out), as_json)
 
@@ -45,7 +60,36 @@ def _fitted(report: dict[str, Any], out: Path) -> str:
     text.append(columns(["model", *_SHOWN], lines))
     if report["noise"]:
         text.append(f"\nnoise floor of the measurements: MAPE {report['noise']['mape']:.2f} %")
+    if expected := report.get("expected"):
+        text.append(f"on the other devices: MAPE {expected['mape']:.2f} %, Spearman {expected['spearman']:.3f}")
+    if curve := report.get("curve"):
+        points = [[str(point["n"]), f"{point[report['score']]:.4g}"] for point in curve["points"]]
+        text += ["", columns(["rows", report["score"]], points)]
+        text += [curve["advice"]["text"]] if curve["advice"] else []
     return "\n".join([*text, f"saved to {out}"])
+
+
+@app.command("audit")
+def audit_command(
+    run: Annotated[Path, typer.Argument(help="run folder with a cost table and measured networks")],
+    space: Space,
+    metric: Annotated[str, typer.Option("--metric", help="column to audit")] = "latency_ms",
+    table: Annotated[Path | None, typer.Option("--table", help="another cost table than the run's")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the sum of the parts with the whole, and say which model the device needs."""
+    from hwnas.predict import audit
+
+    found = audit(run, space, metric, table)
+    low, high = found.ratio[1:]
+    lines = [
+        f"{found.n} networks: the sum of parts is {found.ratio[0]:.3f} of the whole [{low:.3f}, {high:.3f}]",
+        f"whole = {found.offset:.4g} {found.unit} + {found.slope:.4g} x sum; a block adds {found.per_block:.4g}",
+        f"systematic share of the sum's squared error: {100 * found.systematic:.0f} %",
+        columns(["model", "MAPE", ""], [[step.name, f"{step.mape:.2f} %", step.explanation] for step in found.steps]),
+        f"recommended: {found.recommendation} ({found.why})",
+    ]
+    show(found.to_json(), "\n".join(lines), as_json)
 
 
 @app.command("predict")
