@@ -85,7 +85,7 @@ def quantize(
     _check_images(given, x)
     split = max(1, round(len(x) * held_out))
     test, calibration = x[:split], x[split:]
-    prepared = equalize(given, _ranges(given, calibration))
+    prepared = equalize(given, channel_ranges(given, calibration))
     positions = choose_positions(prepared, calibration)
     quantised = _with_int8_biases(_insert_qdq(prepared, positions, calibration), positions)
     data = quantised.SerializeToString()
@@ -194,7 +194,7 @@ def _activations(
     return samples | {name: images.ravel() for name in names if name in inputs}
 
 
-def _ranges(model: onnx.ModelProto, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+def channel_ranges(model: onnx.ModelProto, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """Largest magnitude of each channel of each image-like tensor over the images, shape (C,)."""
     ranges: dict[str, NDArray[np.float32]] = {}
     names = [name for node in model.graph.node for name in node.output]

@@ -5,13 +5,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from hwnas.core.errors import InputError
 from hwnas.fpga import check, get_target
-from hwnas.fpga.positions import best_position, quantised
-from hwnas.fpga.quantize import quantize
+from hwnas.fpga.equalize import equalize
+from hwnas.fpga.positions import best_position, node_rules, quantised, settle
+from hwnas.fpga.quantize import channel_ranges, prepare, quantize
 from hwnas.fpga.validate import validate
 from hwnas.spaces.graph import Graph
 from hwnas.spaces.mobile import conv, linear, mbconv, pool
@@ -128,3 +132,30 @@ def test_positions_hold_the_values() -> None:
         position = best_position(values)
         error = np.sqrt(np.mean((quantised(values, position) - values) ** 2))
         assert error < 0.02 * scale
+
+
+def test_equalisation_leaves_the_function_as_it_is(trained: bytes, digits: tuple[Any, Any]) -> None:
+    model = prepare(trained)
+    images = digits[0][:32]
+    ranges = channel_ranges(model, images)
+    even = equalize(model, ranges)
+    before, after = (
+        onnxruntime.InferenceSession(m.SerializeToString()).run(None, {"input": images})[0] for m in (model, even)
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4)
+    spread = {name: np.log(values.max() / max(values.min(), 1e-6)) for name, values in ranges.items()}
+    evened = channel_ranges(even, images)
+    name = "b1.expand_act"
+    assert np.log(evened[name].max() / max(evened[name].min(), 1e-6)) < spread[name]
+
+
+@given(
+    positions=st.lists(st.integers(-20, 30), min_size=4, max_size=4),
+    kind=st.sampled_from(["Conv", "Add", "Mul", "HardSigmoid"]),
+)
+def test_settled_positions_keep_every_limit(positions: list[int], kind: str) -> None:
+    names = {"Conv": ["x", "w", "b"], "Add": ["x", "w"], "Mul": ["x", "w"], "HardSigmoid": ["x"]}[kind]
+    node = onnx.helper.make_node(kind, names, ["o"], "node")
+    position = dict(zip([*names, "o"], positions, strict=False))
+    settle([node], position)
+    assert all(rule.passed for rule in node_rules(node, position))
