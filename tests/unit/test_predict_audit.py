@@ -105,3 +105,14 @@ def test_progress_is_surer_with_more(population: np.ndarray) -> None:
     assert few.surely < few.value and many.surely < many.value
     assert many.value - many.surely < few.value - few.surely
     assert many.n == 120 and 0.5 < many.value < 0.95
+
+
+def test_audit_command(tmp_path: Path, population: np.ndarray) -> None:
+    from typer.testing import CliRunner
+
+    from hwnas.cli import app
+
+    run_folder(tmp_path, 0.8 * SPACE.total(COSTS, population) + 3.0, population)
+    done = CliRunner().invoke(app, ["audit", str(tmp_path), "--space", SPACE.spec, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["recommendation"] == "linear"
