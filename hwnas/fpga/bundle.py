@@ -24,11 +24,10 @@ from hwnas import __version__
 from hwnas.core.errors import InputError
 from hwnas.core.files import data_folder, read_json, write_json
 from hwnas.core.progress import progress
-from hwnas.fpga.checker import check_graph, sample_of, supported
-from hwnas.fpga.graph import read_primitive
+from hwnas.fpga.checker import check_primitive, sample_of, supported
 from hwnas.fpga.quantize import quantize
 from hwnas.fpga.targets import DpuTarget
-from hwnas.spaces import Graph, GraphNode, SearchSpace
+from hwnas.spaces import Graph, GraphNode, Primitive, SearchSpace
 from hwnas.spaces.graph import BN_EPS
 from hwnas.spaces.ops import Activation, Add, AvgPool, BatchNorm, Conv, GlobalAvgPool, Linear, Mul, Op
 from hwnas.spaces.primitive import Node
@@ -134,7 +133,7 @@ def _subjects(
     if not mask.any():
         raise InputError(f"the DPU {target.name} runs no primitive of {space.spec}; see `hwnas fpga check`")
     left_out = {
-        primitive.key: check_graph(read_primitive(primitive), target).on_cpu[0].reason
+        primitive.key: _reason(primitive, target)
         for primitive, fits in zip(space.primitives(), mask, strict=True)
         if not fits
     }
@@ -147,6 +146,11 @@ def _subjects(
     for index, row in enumerate(sample_of(space, mask, networks, seed)):
         subjects[f"n{index:05d}"] = _Subject(space.graph(row), {"arch": space.format(row)})
     return subjects, left_out
+
+
+def _reason(primitive: Primitive, target: DpuTarget) -> str:
+    report = check_primitive(primitive, target)
+    return report.on_cpu[0].reason if report.on_cpu else f"{len(report.subgraphs)} DPU subgraphs"
 
 
 def _emit_model(path: Path, subject: _Subject, images: ArrayLike | None) -> None:
