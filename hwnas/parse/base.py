@@ -18,6 +18,7 @@ from hwnas.core.registry import Registry
 from hwnas.core.table import Cost
 
 HEAD_BYTES = 4096
+MAX_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class ColumnMapping(Config):
     inferences: int | None = None
     subject: str | None = None
     metrics: dict[str, str] = {}
+    metric_units: dict[str, str] = {}
     device: str = ""
     runtime: str = "csv"
     precision: str = "fp32"
@@ -173,8 +175,8 @@ def number(path: Path, line: int, text: str, what: str, least: float = 0.0) -> f
 def count(path: Path, line: int, text: str, what: str, least: int = 0) -> int:
     """`text` as an integer of at least `least`; raises `ParseError`."""
     text = text.strip()
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise ParseError(path, f"{what} is {text!r}, expected an integer of at least {least}", line)
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS or int(text) < least:
+        raise ParseError(path, f"{what} is {text[:40]!r}, expected an integer of at least {least}", line)
     return int(text)
 
 

@@ -64,6 +64,8 @@ class Family(Reader):
         return tuple(p for p in family if self.part(_head(p)) is not None)
 
     def read(self, path: Path) -> Reading:
+        if self.part(_head(path)) is None:
+            raise ParseError(path, "not a log of this format, or damaged in its first lines", 1)
         parts: dict[str, Path] = {}
         for file in self.files(path):
             part = self.part(_head(file)) or ""
@@ -72,8 +74,6 @@ class Family(Reader):
                     file, f"is the {part} of a run as {parts[part].name} is: two runs of one name; parse one of them"
                 )
             parts[part] = file
-        if not parts:
-            raise ParseError(path, "not a log of this format, or damaged in its first lines", 1)
         return self.combine(base_name(path) or path.resolve().parent.name, parts)
 
 

@@ -77,7 +77,7 @@ class OpenVino(Family):
         source = next(parts[part] for part in ("report", "log", "counters") if part in parts)
         layers = _read_counters(parts["counters"]) if "counters" in parts else ()
         costs, flags = _cost(figures, layers)
-        batch = setup.get("batch size", figures.get("batch"))
+        batch = _batch(setup, figures.get("batch"))
         model = setup.get("topology") or setup.get("m") or setup.get("path_to_model")
         record = Record(
             subject=name if not model or not isinstance(model, str) else model_name(model),
@@ -86,13 +86,18 @@ class OpenVino(Family):
             device=str(setup.get("target device") or setup.get("target_device") or texts.get("device", "")),
             runtime="openvino",
             runtime_version=texts.get("version", ""),
-            batch=Where(source).count(str(batch).strip("[]"), "batch size") if batch is not None else None,
+            batch=Where(source).count(batch, "batch size") if batch is not None else None,
             threads=int(figures["threads"]) if "threads" in figures else None,
             details=_details(figures, layers),
             flags=flags,
             parts=layers,
         )
         return Reading((record,), source)
+
+
+def _batch(setup: Mapping[str, Any], default: float | None) -> Any:
+    value = setup.get("batch size", setup.get("batch_size"))
+    return default if value is None else str(value).strip("[]")
 
 
 def _cost(figures: Mapping[str, float], layers: tuple[Part, ...]) -> tuple[dict[str, Cost], tuple[str, ...]]:
@@ -186,8 +191,7 @@ def _read_report(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
             place.refuse(f"{label} is {number:g}, stated before as {figures[name]:g}")
     if "throughput" not in figures or "count" not in figures:
         where.refuse("has no iterations and throughput among its results: cut short, or the run failed")
-    batch = setup.get("batch size", setup.get("batch_size", 1))
-    _check(where, figures, where.number(str(batch).strip("[]"), "batch size", 1))
+    _check(where, figures, where.number(_batch(setup, 1), "batch size", 1))
     return figures, setup
 
 

@@ -172,7 +172,7 @@ class HwnasPower(Reader):
 def _object(path: Path, n: int, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ParseError(path, f"not a line of JSON ({error})", n) from error
     if not isinstance(value, dict):
         raise ParseError(path, "a JSON object is expected on each line", n)
@@ -242,6 +242,13 @@ def _check_answer(path: Path, n: int, answer: dict[str, float]) -> None:
             raise ParseError(path, f"{answer['power']:g} mW contradicts current times voltage, {product:.0f} mW", n)
 
 
+def _scales(metric: str) -> dict[str, float]:
+    """Units that a column of `metric` may be in, and the factor to the metric's own."""
+    name = quantity_of(metric).name
+    seconds = {unit: 1e3 * factor for unit, factor in SECONDS.items()}
+    return {"latency_ms": seconds, "energy_mj": {"J": 1e3, "mJ": 1.0, "uJ": 1e-3}}.get(name, {})
+
+
 class MappedColumns(Reader):
     """Any CSV file, its columns named by a `ColumnMapping`: power over time, or a cost a row."""
 
@@ -257,6 +264,10 @@ class MappedColumns(Reader):
             raise InputError("a mapping of metrics names the column `subject`")
         for metric in mapping.metrics:
             quantity_of(metric)
+        for metric, unit in mapping.metric_units.items():
+            if metric not in mapping.metrics or unit not in _scales(metric):
+                known = ", ".join(f"{m} in {'/'.join(_scales(m))}" for m in mapping.metrics if _scales(m))
+                raise InputError(f"metric_units: {metric} in {unit!r} is unknown; known are {known or 'none'}")
 
     def matches(self, path: Path, head: bytes) -> bool:
         return path.suffix == ".csv"
@@ -271,10 +282,10 @@ class MappedColumns(Reader):
         reader = csv.DictReader(lines, delimiter=self.mapping.delimiter, strict=True)
         m = self.mapping
         wanted = [*m.rails.values(), *m.metrics.values(), *(c for c in (m.time, m.subject) if c is not None)]
-        missing = [name for name in wanted if name not in (reader.fieldnames or [])]
-        if missing:
-            raise ParseError(path, f"has no column {', '.join(map(repr, missing))}", 1)
         try:
+            missing = [name for name in wanted if name not in (reader.fieldnames or [])]
+            if missing:
+                raise ParseError(path, f"has no column {', '.join(map(repr, missing))}", 1)
             rows = list(reader)
         except csv.Error as error:
             raise ParseError(path, f"not readable as CSV ({error})", reader.line_num) from error
@@ -302,6 +313,7 @@ class MappedColumns(Reader):
 
     def _costs(self, path: Path, rows: list[dict[str, str]]) -> tuple[Record, ...]:
         m = self.mapping
+        scales = {metric: _scales(metric).get(m.metric_units.get(metric, ""), 1.0) for metric in m.metrics}
         shared: dict[str, Any] = {
             "device": m.device or path.stem,
             "runtime": m.runtime,
@@ -312,7 +324,7 @@ class MappedColumns(Reader):
             Record(
                 row[str(m.subject)],
                 path,
-                {metric: Cost(number(path, n, row[col], col)) for metric, col in m.metrics.items()},
+                {metric: Cost(scales[metric] * number(path, n, row[col], col)) for metric, col in m.metrics.items()},
                 **shared,
             )
             for n, row in enumerate(rows, 2)

@@ -16,7 +16,7 @@ from hwnas.spaces.mobile import conv, div8, linear, mbconv, pool
 MANIFEST = "hwnas_bundle.json"
 _FIELD = re.compile(
     r"(?:^|[-_ ])(in|out|k|e|s|act|use_se|se)[-_=]?"
-    r"([0-9]+(?:x[0-9]+)*|True|False|h_swish|h_sigmoid|relu6|relu|swish|none)"
+    r"([0-9]{1,9}(?:x[0-9]{1,9})*|True|False|h_swish|h_sigmoid|relu6|relu|swish|none)"
     r"(?=[-_ ]|$|\[|\.)"
 )
 

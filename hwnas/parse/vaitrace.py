@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
-from hwnas.parse.base import Reader, Reading, Record, count, median_cost, number, parsers, read_lines
+from hwnas.parse.base import MAX_DIGITS, Reader, Reading, Record, count, median_cost, number, parsers, read_lines
 
 SUMMARY, TRACE, PROFILE, META = "profile_summary.csv", "vart_trace.csv", "vitis_ai_profile.csv", "meta.json"
 XRT, XRT_SUMMARY, CHECKSUM = "xrt.run_summary", "summary.csv", "md5sum.txt"
@@ -64,7 +64,7 @@ class Kernel:
     @property
     def batch(self) -> int:
         digits = self.unit.rpartition("batch-")[2]
-        return int(digits) if digits.isdigit() else 1
+        return int(digits) if digits.isdigit() and len(digits) <= MAX_DIGITS else 1
 
 
 @dataclass(frozen=True)
@@ -378,10 +378,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads("\n".join(read_lines(path)))
-    except json.JSONDecodeError as error:
-        raise ParseError(path, f"not readable as JSON ({error.msg})", error.lineno) from error
-    except RecursionError as error:
-        raise ParseError(path, "not readable as JSON (nested too deeply)") from error
+    except (ValueError, RecursionError) as error:
+        raise ParseError(path, f"not readable as JSON ({str(error)[:80]})", getattr(error, "lineno", 1)) from error
     if not isinstance(value, dict):
         raise ParseError(path, f"holds a {type(value).__name__} where an object was expected")
     return value

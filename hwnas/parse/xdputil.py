@@ -12,7 +12,7 @@ from hwnas.core.table import Cost
 from hwnas.parse.base import Reader, Reading, Record, number, parsers, read_lines
 
 _RESULT = re.compile(r"FPS\s*=\s*(\S+)\s+number_of_frames\s*=\s*(\S+)\s+time\s*=\s*(\S+)\s*seconds")
-_THREAD = re.compile(r"thread-\d+ processes (\d+) frames")
+_THREAD = re.compile(r"thread-\d+ processes (\d{1,18}) frames")
 _MODEL = re.compile(r"([\w.\-]+)\.xmodel")
 
 

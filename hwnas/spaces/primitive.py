@@ -101,7 +101,7 @@ class Primitive:
     def from_key(cls, key: str) -> Primitive:
         """The primitive that `key` describes; raises `InputError` for a text that is none, or of another version."""
         head, *pairs = key.split(" ")
-        match = re.fullmatch(r"(\d+):(\w+)\[([0-9x+]+)\]", head)
+        match = re.fullmatch(r"(\d{1,9}):(\w+)\[(\d{1,9}(?:[x+]\d{1,9})*)\]", head)
         if not match or not all(re.fullmatch(r"\w+=[\w.-]+", pair) for pair in pairs):
             raise InputError(f"{key!r} is no primitive's key (such as '1:conv[3x32x32] act=relu out=16')")
         if int(match[1]) != KEY_VERSION:
@@ -110,7 +110,7 @@ class Primitive:
         shapes = tuple(tuple(int(side) for side in shape.split("x")) for shape in match[3].split("+"))
         values = dict(pair.split("=", 1) for pair in pairs)
         return cls.of(
-            match[2], *shapes, **{name: int(v) if re.fullmatch(r"-?\d+", v) else v for name, v in values.items()}
+            match[2], *shapes, **{name: int(v) if re.fullmatch(r"-?\d{1,18}", v) else v for name, v in values.items()}
         )
 
     @cached_property
