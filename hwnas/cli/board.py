@@ -38,8 +38,10 @@ def parse_command(
 
     chosen = get_space(space) if space else None
     columns_of = load_config(mapping, ColumnMapping) if mapping else None
-    report = parse(paths, form, chosen, out, columns_of, keep_going).to_json()
-    lines = [f"{report['n_records']} records, {report['n_primitives']} primitives; written to {out}"]
+    parsed = parse(paths, form, chosen, None, columns_of, keep_going)
+    written = ", ".join(map(str, parsed.save(out)))
+    report = parsed.to_json()
+    lines = [f"{report['n_records']} records, {report['n_primitives']} primitives; written to {written}"]
     lines += [f"matches no primitive: {name}" for name in report["unmatched"]]
     lines += [f"not read: {path}" for path in report["unread"]]
     show(report, "\n".join([*lines, *report["refused"]]), as_json)
@@ -68,7 +70,7 @@ def quantize_command(
     out: Annotated[Path, typer.Option("--out", help="ONNX file to write")],
     data: Annotated[str, typer.Option("--data", help="a data set of hwnas registry to calibrate on")],
     path: Annotated[Path | None, typer.Option("--path", help="the files of that data set")] = None,
-    images: Annotated[int, typer.Option("--images", min=4, help="how many of its images are used")] = 256,
+    images: Annotated[int, typer.Option("--images", min=8, help="how many of its images are used")] = 256,
     as_json: Json = False,
 ) -> None:
     """INT8 with power-of-two scales and the DPU's limits, calibrated on real images."""
@@ -89,9 +91,11 @@ def quantize_command(
 def _images(model: Path, name: str, path: Path | None, count: int) -> tuple[Any, Any]:
     """Training images of a data set, preprocessed as training does, shape (n, 3, H, W), and their labels."""
     import numpy as np
+    import torch
 
     from hwnas.fpga.validate import load_model
     from hwnas.train import DataConfig
+    from hwnas.train.batches import Normaliser, resize, to_device
     from hwnas.train.data import load_data
 
     graph = load_model(model).graph
@@ -103,8 +107,9 @@ def _images(model: Path, name: str, path: Path | None, count: int) -> tuple[Any,
     classes = output[1]
     found = load_data(DataConfig(name=name, path=path, size=shape[-1]), shape[-1], classes)
     rows = np.random.default_rng(0).permutation(len(found.train))[:count]
-    pixels = (found.train.read(rows) / 255.0 - np.array(found.mean)) / np.array(found.std)
-    return pixels.transpose(0, 3, 1, 2).astype(np.float32), found.train.labels[rows]
+    cpu = torch.device("cpu")
+    pixels = to_device(torch.from_numpy(found.train.read(rows)), cpu)
+    return Normaliser(found, cpu)(resize(pixels, shape[-1])).numpy(), found.train.labels[rows]
 
 
 @fpga_app.command("calibrate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,12 @@ from hwnas.core.errors import InputError
 @app.command("profile")
 def profile_command(
     space: Space,
-    out: Annotated[Path, typer.Option("--out", help="folder of the run; the same command resumes it")],
-    device: Annotated[str, typer.Option("--device", help="cpu or gpu")] = "cpu",
+    out: Annotated[Path | None, typer.Option("--out", help="folder of the run; the same command resumes it")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, gpu, fpga or file")] = "cpu",
+    target: Annotated[
+        str | None, typer.Option("--target", help="the DPU of --device fpga, such as zcu102-b4096")
+    ] = None,
+    emit: Annotated[Path | None, typer.Option("--emit", help="bundle to write for a device that returns files")] = None,
     runtime: Annotated[str, typer.Option("--runtime", help="a backend of hwnas registry")] = "onnxruntime",
     precision: Annotated[str, typer.Option("--precision", help="fp32, or what the backend has besides")] = "fp32",
     batch: Annotated[str, typer.Option("--batch", help="images in one inference; several: 1,8,32")] = "1",
@@ -29,11 +34,16 @@ def profile_command(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure every primitive of a space, and whole networks, on this machine."""
+    """Measure every primitive of a space, and whole networks: here, or by a bundle for a device that returns files."""
     from hwnas.profile import Effort, Settings, profile_batches
 
     if not (0 < goal < 1 and time_limit > 0):
         raise InputError(f"--goal {goal} must be between 0 and 1, --time-limit {time_limit} above 0")
+    if device in ("fpga", "file"):
+        _elsewhere(Elsewhere(space, device, runtime, target, emit, out), networks, _batches(batch), seed, as_json)
+        return
+    if out is None or emit is not None or target is not None:
+        raise InputError(f"--device {device} is measured here: give --out, and neither --emit nor --target")
     runs = profile_batches(
         space,
         out,
@@ -58,6 +68,46 @@ def profile_command(
         for r in reports
     ]
     show({"runs": reports}, f"{runs[0].target}\n" + columns(head, lines), as_json)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What is asked of a device that this machine cannot run: a bundle to copy there, or a simulation."""
+
+    space: str
+    device: str
+    runtime: str
+    target: str | None
+    emit: Path | None
+    out: Path | None
+
+
+def _elsewhere(asked: Elsewhere, networks: int, batches: list[int], seed: int, as_json: bool) -> None:
+    """A bundle for a board (`--emit`), or a simulated run (`--runtime dpu-sim --out`)."""
+    from hwnas.fpga import get_target, simulate_run
+    from hwnas.fpga.bundle import emit_bundle
+    from hwnas.profile.bundle import emit_files
+    from hwnas.spaces import get_space
+
+    space = get_space(asked.space)
+    if (asked.target is None) == (asked.device == "fpga"):
+        raise InputError(
+            f"--device {asked.device}: {'give --target' if asked.device == 'fpga' else 'it has no --target'}"
+        )
+    if len(batches) > 1:
+        raise InputError("--batch: a bundle has one batch size")
+    if asked.runtime == "dpu-sim" and asked.target and asked.out and not asked.emit:
+        run = simulate_run(space, get_target(asked.target), asked.out, networks, seed)
+        show(run.to_json(), f"{asked.out}: simulated costs of {asked.target}", as_json)
+        return
+    if asked.emit is None or asked.out is not None:
+        raise InputError(f"--device {asked.device}: give --emit BUNDLE (or --target DPU --runtime dpu-sim --out RUN)")
+    if asked.target:
+        report = emit_bundle(space, get_target(asked.target), asked.emit, networks, seed).to_json()
+    else:
+        report = emit_files(space, asked.emit, networks, batches[0], seed).to_json()
+    text = f"{asked.emit}: {report['primitives']} primitives and {report['networks']} networks; copy it to the device"
+    show(report, text, as_json)
 
 
 def _batches(text: str) -> list[int]:
