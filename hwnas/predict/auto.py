@@ -26,6 +26,7 @@ STEPS = 12
 LEAST_WEIGHT = 0.1
 LEAST_GAIN = 0.005
 MOST_ROWS = 6000
+ROWS_A_CHOICE = 4
 ROBUST = {"loss": "tukey"}
 ROBUST_SCORES = ("mape", "medape", "within_5", "within_10")
 
@@ -196,5 +197,6 @@ def _dear(data: Measurements, robust: bool) -> list[tuple[str, Options]]:
         found.append(("gp", {"kernels": "offset+additive", **ROBUST}))
     if not data.quantity.is_cost and len(data) >= MANY:
         found.append(("mlp", {"loss": "l1"}))
-        found += [("gp", {"effects": True})] if len(data) <= MOST_ROWS else []
+        placed = ROWS_A_CHOICE * int(data.space.choices.sum()) <= len(data) <= MOST_ROWS
+        found += [("gp", {"effects": True})] if placed else []
     return found
