@@ -4,8 +4,9 @@
 
 A mutation cuts a file short, drops, doubles or swaps lines, flips bytes, encodes it otherwise, swaps columns or changes
 a unit or a number's magnitude; one to three of them at once, in one file of the log. Printed a format: how many were
-refused, how many read with the same costs, how many read with other costs (damage that nothing in the log contradicts),
-and every other exception, of which there must be none (exit code 1).
+refused, how many read with the same costs, how many with fewer records (a file so damaged that no reader knows it,
+which the report lists as not read), how many with other costs (damage that nothing in the log contradicts), and every
+other exception, of which there must be none (exit code 1).
 """
 
 from __future__ import annotations
@@ -120,6 +121,12 @@ def costs(report: Any) -> dict[str, Any]:
     return {e.record.subject: {m: round(c.value, 12) for m, c in e.record.costs.items()} for e in report.entries}
 
 
+def _compare(found: dict[str, Any], whole: dict[str, Any]) -> str:
+    if found == whole:
+        return "same"
+    return "fewer" if all(whole.get(subject) == cost for subject, cost in found.items()) else "other"
+
+
 def run(name: str, n: int, seed: int = 0) -> dict[str, Any]:
     """Outcomes of `n` mutated logs of a format: counts of refused, same, other, and the other exceptions' texts."""
     rng = random.Random(f"{name} {seed}")
@@ -140,14 +147,14 @@ def run(name: str, n: int, seed: int = 0) -> dict[str, Any]:
             mutated = mutate(original, rng)
             victim.write_bytes(mutated)
             try:
-                outcomes["same" if costs(parse([log], mapping=mapping)) == whole else "other"] += 1
+                outcomes[_compare(costs(parse([log], mapping=mapping)), whole)] += 1
             except ParseError:
                 outcomes["refused"] += 1
             except Exception as error:  # what this program is here to find
                 outcomes["failed"] += 1
                 failures.append(f"{victim.name}: {type(error).__name__}: {error}")
             victim.write_bytes(original)
-    counts = {key: outcomes[key] for key in ("refused", "same", "other", "failed")}
+    counts = {key: outcomes[key] for key in ("refused", "same", "fewer", "other", "failed")}
     return {"format": name, "n": n, **counts, "seconds": time.monotonic() - began, "failures": sorted(set(failures))}
 
 

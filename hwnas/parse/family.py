@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from hwnas.core.errors import ParseError
-from hwnas.parse.base import HEAD_BYTES, Reader, Reading
+from hwnas.parse.base import HEAD_BYTES, Reader, Reading, parsers
 
 _PART = re.compile(
     r"(^|[-_.])(times?|profile|profiling|layers|layer[-_]?info|ops|op[-_]profile|results?|samples|perf|perf[-_]test|"
@@ -66,6 +66,7 @@ class Family(Reader):
     def read(self, path: Path) -> Reading:
         if self.part(_head(path)) is None:
             raise ParseError(path, "not a log of this format, or damaged in its first lines", 1)
+        self._refuse_strangers(path)
         parts: dict[str, Path] = {}
         for file in self.files(path):
             part = self.part(_head(file)) or ""
@@ -75,6 +76,17 @@ class Family(Reader):
                 )
             parts[part] = file
         return self.combine(base_name(path) or path.resolve().parent.name, parts)
+
+    def _refuse_strangers(self, path: Path) -> None:
+        """Refuse a run one of whose files, by their names, is so damaged that no reader knows it."""
+        base = base_name(path)
+        for file in self.folder.get(base, ()) if base else ():
+            named = file.suffix in (".txt", ".log") or file.stem != base
+            if named and not any(parsers.get(name)().matches(file, _head(file)) for name in parsers):
+                raise ParseError(
+                    file,
+                    f"is of the run of {path.name} by its name, but no reader knows it: damaged in its first lines",
+                )
 
 
 def _head(path: Path) -> bytes:

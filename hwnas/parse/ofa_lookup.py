@@ -27,6 +27,8 @@ from hwnas.spaces.mobile import conv, div8, linear, mbconv, pool
 
 NOTE10 = Target("Samsung Note 10", "once-for-all", origin="imported", threads=0)
 METRIC = "latency_ms"
+LARGEST = 1e12
+_DEFAULTS: dict[str, Any] = {"mean": None, "std": 0.0, "count": 0}
 SUFFIX = "_lookup_table.yaml"
 _ENTRY = re.compile(
     rb"^(expanded_conv|Conv|Conv_1|AvgPool2D)-input:\d+x\d+x\d+-output:\d+x\d+x\d+\S*:\s*$", re.MULTILINE
@@ -149,14 +151,16 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 def _entry(path: Path, key: str, value: object) -> Entry:
     entry = value if isinstance(value, dict) else {}
-    mean, std, count = entry.get("mean"), entry.get("std", 0.0), entry.get("count", 0)
-    if isinstance(mean, bool) or not isinstance(mean, int | float) or not 0 <= mean < math.inf:
-        line_of(path, key).refuse(f"{key}: mean is {mean!r}, which is no latency")
-    if isinstance(std, bool) or not isinstance(std, int | float) or not 0 <= std < math.inf:
-        line_of(path, key).refuse(f"{key}: std is {std!r}, which is no standard deviation")
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        line_of(path, key).refuse(f"{key}: count is {count!r}, which is no number of measurements")
-    return Entry(float(mean), float(std), count)
+    mean, std, count = (_figure(path, key, name, entry.get(name, least)) for name, least in _DEFAULTS.items())
+    if count != int(count):
+        line_of(path, key).refuse(f"{key}: count is {count}, which is no number of measurements")
+    return Entry(mean, std, int(count))
+
+
+def _figure(path: Path, key: str, name: str, value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < LARGEST:
+        return float(value)
+    line_of(path, key).refuse(f"{key}: {name} is {str(value)[:40]}, which no measurement gives")
 
 
 def read_note10(folder: str | Path, resolution: int, primitives: Iterable[Primitive]) -> CostTable:

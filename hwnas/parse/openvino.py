@@ -180,10 +180,13 @@ def _read_report(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
         setup |= report[section] if isinstance(report.get(section), dict) else {}
     if not isinstance(results, dict) or "error" in results:
         where.refuse(f"the run failed: {str(results)[:120]}")
+    percentile = line_of(path, "percentile_boundary").number(results.get("percentile_boundary", 50), "percentile", 1)
+    if percentile > 100:
+        where.refuse(f"percentile_boundary is {percentile:g}, expected at most 100")
     figures: dict[str, float] = {}
     for label, value in results.items():
         name = _NAMES.get(label.lower())
-        if name is None or (name == "median" and str(results.get("percentile_boundary", 50)) not in ("50", "50.0")):
+        if name is None or (name == "median" and percentile != 50):
             continue
         place = line_of(path, label)
         number = place.number(value, label)

@@ -160,14 +160,14 @@ def _nodes(
         message = (
             f"node {known[k].split(chr(0))[0]} ran {counts[r, k]} times in run {r + 1}, {counts[-1, k]} in the last"
         )
-        events[int(np.searchsorted(run, r))][0].refuse(f"{message}: lines are missing or doubled")
+        _within(events, run, r).refuse(f"{message}: lines are missing or doubled")
     sums = np.zeros((len(starts), len(known)))
     np.add.at(sums, (run, index), took)
     short = sums.sum(1) > lengths + CLOCK_US * counts[-1].sum()
     if short.any():
         r = int(np.argmax(short))
         message = f"run {r + 1} took {lengths[r]:g} us, its nodes {sums[r].sum():g} us"
-        events[int(np.searchsorted(run, r))][0].refuse(message)
+        _within(events, run, r).refuse(message)
     steady = sums[1:] if len(sums) > 1 else sums
     order = np.argsort([int(np.argmax(index == k)) for k in range(len(known))])
     medians = np.median(steady, axis=0) / 1e3
@@ -175,6 +175,11 @@ def _nodes(
         Part(known[k].split("\0")[0].removesuffix(NODE), known[k].split("\0")[1], float(medians[k]), len(steady))
         for k in order
     )
+
+
+def _within(events: list[tuple[Where, Any]], run: NDArray[np.int64], r: int) -> Where:
+    """Where the first node of run `r`, or of one after it, stands."""
+    return events[min(int(np.argmax(run >= r)), len(events) - 1)][0]
 
 
 def _kind(event: dict[str, Any]) -> str:

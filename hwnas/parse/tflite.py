@@ -19,7 +19,7 @@ _STATISTICS = re.compile(r"(?<![\w(])count=(\d\S*)((?: \w+=\S+)+)")
 _SUMMARY = re.compile(
     r"Inference timings in us: Init: (\S+), First inference: (\S+), Warmup \(avg\): (\S+), Inference \(avg\): (\S+)"
 )
-_SETTINGS = {"graph": r"Graph: \[(.+)\]", "threads": r"Num threads: \[(\d+)\]"}
+_SETTINGS = {"graph": r"Graph: \[(.+)\]", "threads": r"Num threads: \[(\d{1,6})\]"}
 _CSV = "node type, start, first, avg_ms, %, cdf%, mem KB, times called, name"
 _ROUNDING_MS = 5.1e-4
 
@@ -125,9 +125,12 @@ def _statistics(where: Where, match: re.Match[str]) -> dict[str, float]:
             where.refuse("lacks the figures of a series of runs: damaged")
         values |= {"avg": values["curr"], "first": values["curr"]}
         return values
-    missing = [name for name in ("first", "curr", "min", "max") if name not in values]
-    if missing:
-        where.refuse(f"lacks {', '.join(missing)}: damaged")
+    quantiles = {"p5", "median", "p95"}
+    expected = {"count", "first", "curr", "min", "max", "avg", "std"} | (
+        quantiles if quantiles & set(values) else set()
+    )
+    if expected != set(values):
+        where.refuse(f"{', '.join(sorted(expected ^ set(values)))} missing or unknown: damaged")
     where.rising("time", values["min"], values.get("p5"), values.get("median"), values.get("p95"), values["max"])
     for name in ("avg", "first", "curr"):
         where.rising(name, values["min"], values[name], values["max"])
@@ -159,7 +162,8 @@ def _read_operations(path: Path, required: bool) -> Operations | None:
     _check_percentages(rows, whole)
     for n, line in enumerate(lines[starts[0] :], starts[0] + 1):
         if found := re.search(r"(\d+) nodes observed|Number of nodes executed: (\d+)", line):
-            Where(path, n).agree("number of nodes", float(found[1] or found[2]), len(parts), 0)
+            where = Where(path, n)
+            where.agree("number of nodes", where.count(found[1] or found[2], "nodes", 0), len(parts), 0)
     return Operations(parts, values["avg"] / 1e3, int(values["count"]))
 
 

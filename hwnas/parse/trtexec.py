@@ -22,6 +22,7 @@ _METRIC = re.compile(rf"(?:^|\] )({'|'.join(_METRICS)}): (min = .*)")
 _STATISTIC = re.compile(r"(min|max|mean|median|percentile\(\d+(?:\.\d+)?%\)) = (\S+) ms")
 _FIGURES = {
     "throughput": r"Throughput: (\S+) qps",
+    "warmups": r"Warmup completed (\S+) queries",
     "queries": r"Timing trace has (\S+) queries",
     "trace_s": r"Timing trace has \S+ queries over (\S+) s",
     "wall_s": r"Total Host Walltime: (\S+) s",
@@ -32,8 +33,8 @@ _TEXTS = {
     "engine": r"\] (?:Load|Save) engine: (\S.*)",
     "device": r"Selected Device: (.+)",
     "precision": r"\] Precision: (.+)",
-    "dimensions": r"[Ii]nput binding for .* with dimensions (\d+(?:x\d+)*)",
-    "streams": r"\] Streams: (\d+)",
+    "dimensions": r"[Ii]nput binding for .* with dimensions (\d{1,9}(?:x\d{1,9})*)",
+    "streams": r"\] Streams: (\d{1,6})",
 }
 _PRECISIONS = ("fp4", "int4", "int8", "fp8", "fp16", "bf16")
 _TIME_KEYS = ("h2d", "compute", "d2h")
@@ -184,7 +185,7 @@ def _read_line(log: Log, where: Where, line: str) -> None:
     for name, pattern in _TEXTS.items():
         if match := re.search(pattern, line):
             log.texts.setdefault(name, match[1].strip())
-    if match := re.search(r"TensorRT\.trtexec \[TensorRT v(\d+(?:\.\d+)*)\]", line):
+    if match := re.search(r"TensorRT\.trtexec \[TensorRT v(\d{2,9}(?:\.\d{1,9})*)\]", line):
         log.version = _version(match[1])
 
 
@@ -238,8 +239,10 @@ def _compare(log: Log, times: NDArray[np.float64], path: Path) -> NDArray[np.flo
     """The times after the warm-up, as many as the log says; refuse times of another run."""
     n = int(log.figures.get("queries", len(times)))
     where = Where(path)
-    if len(times) < n or n < 1:
-        where.refuse(f"holds {len(times)} queries, {log.path.name} states {n}: lines are missing")
+    warm = int(log.figures.get("warmups", 0))
+    if n < 1 or len(times) not in (n, n + warm):
+        found = f"holds {len(times)} queries, {log.path.name} states {n} after a warm-up of {warm}"
+        where.refuse(f"{found}: lines are missing or doubled")
     timed = times[len(times) - n :]
     stated = log.metrics["GPU Compute Time"]
     for name, value in (
