@@ -151,14 +151,14 @@ def _nodes(
     outside = (run < 0) | (began + took > starts[run] + lengths[run] + CLOCK_US)
     if outside.any():
         events[int(np.argmax(outside))][0].refuse("a node outside every `model_run`: lines are missing")
-    names = np.array([f"{event['name']}\0{_kind(event)}" for _, event in events])
+    names = np.array([f"{event['name']}\n{_kind(event)}" for _, event in events])
     known, index = np.unique(names, return_inverse=True)
     counts = np.zeros((len(starts), len(known)), dtype=np.int64)
     np.add.at(counts, (run, index), 1)
     if (counts != counts[-1]).any():
         r, k = (int(i) for i in np.argwhere(counts != counts[-1])[0])
         message = (
-            f"node {known[k].split(chr(0))[0]} ran {counts[r, k]} times in run {r + 1}, {counts[-1, k]} in the last"
+            f"node {known[k].split(chr(10))[0]} ran {counts[r, k]} times in run {r + 1}, {counts[-1, k]} in the last"
         )
         _within(events, run, r).refuse(f"{message}: lines are missing or doubled")
     sums = np.zeros((len(starts), len(known)))
@@ -172,7 +172,7 @@ def _nodes(
     order = np.argsort([int(np.argmax(index == k)) for k in range(len(known))])
     medians = np.median(steady, axis=0) / 1e3
     return tuple(
-        Part(known[k].split("\0")[0].removesuffix(NODE), known[k].split("\0")[1], float(medians[k]), len(steady))
+        Part(known[k].split("\n")[0].removesuffix(NODE), known[k].split("\n")[1], float(medians[k]), len(steady))
         for k in order
     )
 

@@ -321,3 +321,10 @@ def test_mutated_logs_give_a_table_or_a_parse_error(name: str) -> None:
     assert result["failures"] == []
     assert result["refused"] > 0
     assert result["refused"] + result["same"] + result["fewer"] + result["other"] == 50
+
+
+def test_a_profile_whose_nodes_name_no_operation_is_read(logs: Path) -> None:
+    path = logs / PROFILE
+    path.write_text(path.read_text().replace('"op_name"', '"operation"'))
+    record = parse([path]).entries[0].record
+    assert {part.kind for part in record.parts} == {""} and len(record.parts) == 6
