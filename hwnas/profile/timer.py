@@ -25,6 +25,9 @@ experiment on any machine):
 - After a switch of subject the first run takes 1.4 to 3 times as long; most blocks are steady after 3 or 4 runs,
   networks after 4, a few are 7 % slow at the sixth. Hence warm-up ends when a run is no faster than the best before it.
 - Medians of 10 ms blocks scatter as little as those of 20 ms (0.86 and 0.88 %), those of 5 ms more (1.3 %).
+- Where more is to be done than there are processors, a run of some milliseconds is interrupted by other processes; the
+  median then was 2 to 3 times too long for minutes, and the sentinel, too short to be hit, showed nothing. Priorities
+  do not help across sessions. Linux counts how long a thread stood in the queue, so that time is taken off each run.
 - Feeding through I/O binding with preallocated outputs takes 2 to 9 us less a run and repeats better (standard
   deviation between processes 0.6 % against 1.4 %): the allocation of the output is not part of the network.
 """
@@ -32,6 +35,7 @@ experiment on any machine):
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +45,9 @@ from numpy.typing import NDArray
 
 Stopwatch = Callable[[], int]
 """Runs something once and says how many nanoseconds it took."""
+
+SCHEDULER_RECORD = "/proc/thread-self/schedstat"
+RECORD_BYTES = 96
 
 STEADY = 0.97
 SENTINEL_SIDE = 96
@@ -62,6 +69,19 @@ class Pace:
     most: int = 500
     longest_s: float = 0.5
     warmup_s: float = 1.0
+
+
+def queue_wait() -> Stopwatch:
+    """How long the calling thread has waited for a processor since it started, in nanoseconds; 0 where none is told.
+
+    Linux counts it in the second field of /proc/PID/schedstat (its Documentation/scheduler/sched-stats.rst).
+    """
+    try:
+        record = os.open(SCHEDULER_RECORD, os.O_RDONLY)
+        int(os.pread(record, RECORD_BYTES, 0).split()[1])
+    except (OSError, IndexError, ValueError, AttributeError):
+        return lambda: 0
+    return lambda: int(os.pread(record, RECORD_BYTES, 0).split()[1])
 
 
 def warm_up(once: Stopwatch, limit_s: float) -> int:

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 
 from hwnas.core.registry import Registry
 from hwnas.profile.subject import Subject
-from hwnas.profile.timer import Stopwatch, matrix_sentinel
+from hwnas.profile.timer import Stopwatch, matrix_sentinel, queue_wait
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,15 @@ class Backend(ABC):
         """Free what `compile` made."""
 
     def stopwatch(self, model: Any) -> Stopwatch:
-        """Time one `run`; overridden where the device keeps its own time."""
-        run, clock = self.run, time.perf_counter_ns
+        """Time one `run`, less what it waited for a processor; overridden where the device keeps its own time."""
+        run, clock, waited = self.run, time.perf_counter_ns, queue_wait()
 
         def once() -> int:
+            before = waited()
             start = clock()
             run(model)
-            return clock() - start
+            took = clock() - start
+            return took - (waited() - before)
 
         return once
 
