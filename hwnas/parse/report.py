@@ -255,7 +255,7 @@ def _table(entries: list[Entry], environment: dict[str, Any], space: SearchSpace
     used = [entry.record for entry in entries if entry.primitive is not None]
     manifest = {
         "parsed_by": f"hwnas {__version__}",
-        "space": space.spec if space else None,
+        "spaces": [space.spec] if space else [],
         "environment": environment,
         "sources": sorted({str(record.source) for record in used}),
         "flags": {record.subject: list(record.flags) for record in used if record.flags},

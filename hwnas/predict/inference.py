@@ -30,7 +30,8 @@ def open_model(
     if (path / "model.json").is_file() or not (path.suffix == ".csv" or (path / "table.csv").is_file()):
         return load_predictor(path)
     table = CostTable.load(path)
-    named = space or table.manifest.get("space")
+    spaces = table.manifest.get("spaces", [])
+    named = space or (spaces[0] if len(spaces) == 1 else None)
     if named is None:
         raise InputError(f"{path} is a cost table; say of which space (--space) to use it additively")
     if metric is None and len(table.metrics) != 1:

@@ -24,7 +24,7 @@ METRICS = {
 
 def table_of(space: SearchSpace) -> CostTable:
     rows = {p.key: {"latency_ms": Cost(0.02 + p.macs / 1e7, verdict="steady")} for p in space.primitives()}
-    return CostTable(Target("toy", "torch"), rows, {"space": space.spec})
+    return CostTable(Target("toy", "torch"), rows, {"spaces": [space.spec]})
 
 
 def write(path: Path, space: SearchSpace, n: int = 120, **columns: object) -> Path:
