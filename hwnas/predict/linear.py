@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,8 +35,8 @@ class Sum(Predictor):
 class _LeastSquares(Predictor):
     """Least squares in a few columns and an intercept; minimum norm where rows do not determine them."""
 
-    def _columns(self, genotypes: NDArray[np.int16]) -> Array:
-        raise NotImplementedError
+    @abstractmethod
+    def _columns(self, genotypes: NDArray[np.int16]) -> Array: ...
 
     def _design(self, genotypes: NDArray[np.int16]) -> Array:
         columns = self._columns(genotypes)
@@ -95,8 +97,8 @@ class _RidgeBase(Predictor):
         """`loss`: `l2`; `tukey` or `l1`, which drift and outliers hurt less."""
         self.loss = loss
 
-    def _features(self, genotypes: NDArray[np.int16]) -> Array:
-        raise NotImplementedError
+    @abstractmethod
+    def _features(self, genotypes: NDArray[np.int16]) -> Array: ...
 
     def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
         self.ridge = Ridge.fit(self._features(genotypes), target, self.loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -43,14 +44,14 @@ class _Neural(Predictor):
     loss: str
     seed: int
 
-    def _module(self, inputs: int) -> nn.Module:
-        raise NotImplementedError
+    @abstractmethod
+    def _module(self, inputs: int) -> nn.Module: ...
 
-    def _inputs(self, genotypes: NDArray[np.int16]) -> Floats:
-        raise NotImplementedError
+    @abstractmethod
+    def _inputs(self, genotypes: NDArray[np.int16]) -> Floats: ...
 
-    def _forward_pass(self, inputs: Floats) -> Floats:
-        raise NotImplementedError
+    @abstractmethod
+    def _forward_pass(self, inputs: Floats) -> Floats: ...
 
     def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
         raw = self._inputs(genotypes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import ClassVar
@@ -107,8 +108,8 @@ class OnceForAll(SearchSpace):
             side = strided(side, stride)
         return side
 
-    def _head(self, r: int) -> tuple[Slot, ...]:
-        raise NotImplementedError
+    @abstractmethod
+    def _head(self, r: int) -> tuple[Slot, ...]: ...
 
 
 @spaces.register("ofa-mbv3")
