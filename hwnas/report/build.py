@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,16 @@ def _fronts(searches: Mapping[Path, Document]) -> Iterator[Section]:
         ]
         text = f"Networks of {space} that no other one found beats in both; dotted lines are budgets."
         yield Section(f"front-{_slug(cost)}", "Accuracy against cost", text,
-                      figures.front(list(points.values()), winners, cost))  # fmt: skip
+                      figures.front(_undominated(points.values()), winners, cost))  # fmt: skip
+
+
+def _undominated(points: Iterable[Document]) -> list[Document]:
+    """Those that no other point beats in accuracy at no more cost, cheapest first."""
+    kept: list[Document] = []
+    for point in sorted(points, key=lambda point: (point["cost"], -point["accuracy"])):
+        if not kept or point["accuracy"] > kept[-1]["accuracy"]:
+            kept.append(point)
+    return kept
 
 
 def _point(candidate: Document, cost: str) -> Document:
@@ -124,12 +133,10 @@ def _models(models: Mapping[Path, Document]) -> Iterator[Section]:
 
 def _supernets(supernets: Mapping[Path, Document]) -> Iterator[Section]:
     for folder, supernet in supernets.items():
-        rows = [
-            [key.replace("_", " "), str(value)]
-            for key, value in supernet.items()
-            if isinstance(value, str | int | float)
-        ]
-        yield Section(f"supernet-{_slug(folder.name)}", "Super-network", "", rows=[["", ""], *rows])
+        config = {"step": supernet.get("step"), "finished": supernet.get("finished"), **supernet.get("config", {})}
+        rows = [[key.replace("_", " "), _shown(value)] for key, value in config.items() if value is not None]
+        text = "One set of weights for every network of the space; how it was trained."
+        yield Section(f"supernet-{_slug(folder.name)}", "Super-network", text, rows=[["", ""], *rows])
 
 
 def _tables(runs: Mapping[Path, Document]) -> Iterator[Section]:
@@ -149,9 +156,14 @@ def _machines(runs: Mapping[Path, Document]) -> Iterator[Section]:
         environment = run["environment"]
         rows = [["target", str(Target.from_json(run["target"], str(folder)))]]
         for key, value in environment.items():
-            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-            rows.append([key.replace("_", " "), shown])
+            rows.append([key.replace("_", " "), _shown(value)])
         yield Section(f"machine-{_slug(folder.name)}", "The machine", "", rows=[["", ""], *rows])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items() if part is not None)
+    return str(value)
 
 
 def _number(value: float | None) -> str:

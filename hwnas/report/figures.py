@@ -166,6 +166,7 @@ def table_heatmap(table: CostTable, metric: str) -> Figure:
         "y": ys,
         "z": z,
         "colorscale": "Blues",
+        "reversescale": True,
         "hoverongaps": False,
         "colorbar": {"title": {"text": unit}},
         "xgap": 1,
@@ -213,6 +214,7 @@ def errors(scores: Mapping[str, float], noise: float | None, label: str) -> Figu
                 "yanchor": "bottom",
                 "xanchor": "right",
                 "font": {"color": BAD},
+                "bgcolor": "white",
             }
         ]
     return figure([trace], "", f"{label} (%)", height=340, shapes=shapes, annotations=notes, showlegend=False)

@@ -135,7 +135,7 @@ def candidates(problem: Problem, scored: Scored) -> list[Candidate]:
 
 
 def _asked_exactly(evaluator: Evaluator, found: Scored, front: bool) -> Scored:
-    """The finalists, those that the accuracy model was fitted to, and with `front` some that are spread over the front.
+    """The finalists, all that the super-network was ever asked about, and with `front` some spread over the front.
 
     Their score is what the super-network itself says, of those that keep the constraints.
     """
@@ -144,8 +144,8 @@ def _asked_exactly(evaluator: Evaluator, found: Scored, front: bool) -> Scored:
     if front:
         spread = _front(evaluator, found).genotypes
         genotypes.append(spread[np.linspace(0, len(spread) - 1, FRONT_ASKED).astype(int)])
-    if problem.accuracy.sampled is not None:
-        genotypes.append(problem.accuracy.sampled)
+    if problem.accuracy.asked is not None:
+        genotypes.append(problem.accuracy.asked())
     population = problem.space.distinct(np.concatenate(genotypes))
     costs = problem.cost_values(population)
     kept = problem.violation(population, costs) == 0

@@ -39,7 +39,7 @@ class Source:
         known: the canonical genotypes it can answer for; None: all. For others `predict` gives NaN.
         additive: the same function as a sum of factors, where it is one.
         exact: asks what the source was fitted on (a super-network); None: `predict` is all there is.
-        sampled: the architectures that `exact` answered for when the source was fitted, (n, genes).
+        asked: the architectures that `exact` has answered for so far, (n, genes); None: it does not remember.
         supernet: the folder of the super-network that it asks; None: it asks none.
         target: the device that a cost is of; None where the notion does not apply.
         notes: what the report says about it, such as the rank correlation of a fitted accuracy model.
@@ -52,7 +52,7 @@ class Source:
     known: Population | None = None
     additive: Additive | None = None
     exact: Callable[[Population], Array] | None = None
-    sampled: Population | None = None
+    asked: Callable[[], Population] | None = None
     supernet: str | None = None
     target: Target | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)

@@ -31,7 +31,7 @@ def supernet_source(
     """
     supernet = open_supernet(folder)
     move = translation(space, supernet.space, folder)
-    exact = remembering(lambda population: supernet.accuracy(move(population)), len(space.genes))
+    exact = Remembering(lambda population: supernet.accuracy(move(population)), len(space.genes))
     population = spread(space, sub_networks)
     started = time.monotonic()
     exact(population[:FEWEST])
@@ -42,9 +42,7 @@ def supernet_source(
     if "kendall" in notes:
         say(f"accuracy model of {len(values)} sub-networks: Kendall tau {notes['kendall']:.2f} on those it did not see")
     where = str(Path(folder).resolve())
-    return Source(
-        folder, "accuracy", predict, exact=exact, sampled=population[:done], supernet=where, notes=notes
-    )
+    return Source(folder, "accuracy", predict, exact=exact, asked=exact.asked, supernet=where, notes=notes)
 
 
 def spread(space: SearchSpace, n: int) -> Population:
@@ -61,15 +59,23 @@ def spread(space: SearchSpace, n: int) -> Population:
     return result
 
 
-def remembering(function: Callable[[Population], Array], genes: int) -> Callable[[Population], Array]:
-    """`function`, asked once a genotype."""
-    row_hash, known = RowHash(genes), dict[int, float]()
+class Remembering:
+    """A function of populations, asked once a genotype."""
 
-    def ask(population: Population) -> Array:
-        hashes = row_hash(population).tolist()
-        new = {key: index for index, key in enumerate(hashes) if key not in known}
+    def __init__(self, function: Callable[[Population], Array], genes: int) -> None:
+        self._function, self._hash = function, RowHash(genes)
+        self._known: dict[int, float] = {}
+        self._rows = np.empty((0, genes), dtype=np.int16)
+
+    def __call__(self, population: Population) -> Array:
+        hashes = self._hash(population).tolist()
+        new = {key: index for index, key in enumerate(hashes) if key not in self._known}
         if new:
-            known.update(zip(new, function(population[list(new.values())]).tolist(), strict=True))
-        return np.array([known[key] for key in hashes])
+            rows = population[list(new.values())]
+            self._known.update(zip(new, self._function(rows).tolist(), strict=True))
+            self._rows = np.concatenate([self._rows, rows])
+        return np.array([self._known[key] for key in hashes])
 
-    return ask
+    def asked(self) -> Population:
+        """The genotypes asked so far, (n, genes)."""
+        return self._rows

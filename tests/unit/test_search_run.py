@@ -203,7 +203,7 @@ def test_the_super_networks_own_word_decides_among_finalists() -> None:
         return simple(population) + np.where(population[:, 0] == 1, 0.5, 0.0)
 
     sampled = SPACE.canonical(np.ones((1, len(SPACE.choices)), int))
-    source = Source("model", "accuracy", simple, exact=exact, sampled=sampled)
+    source = Source("model", "accuracy", simple, exact=exact, asked=lambda: sampled)
     result, finalists = solve(make_problem(SPEC, source, "macs_m", max={"macs_m": 40}), evaluations=2000)
     for candidate in finalists:
         assert candidate.accuracy == pytest.approx(exact(SPACE.parse(candidate.arch)[None])[0])
