@@ -108,6 +108,8 @@ def predict_command(
 
     if bool(archs) == (file is not None):
         raise InputError("give either architectures or --file, one of the two")
+    if out is not None and file is None:
+        raise InputError("--out is for --file: it takes the rows of that file and their predictions")
     if file is not None:
         predictions = predict_file(model, file, out, space=space, metric=metric, extrapolate=extrapolate)
     else:

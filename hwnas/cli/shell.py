@@ -12,6 +12,8 @@ import typer
 
 from hwnas.core.errors import HwnasError, InputError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="hwnas",
     help="Which network should run on this device? Measure, predict, search under a budget, confirm.",
@@ -35,9 +37,11 @@ def main() -> None:
 def run(arguments: list[str], debug: bool = False) -> int:
     """Run one command; errors become one line on standard error and an exit code."""
     try:
-        code = app(arguments, standalone_mode=False)
+        code = int(app(arguments or ["--help"], standalone_mode=False) or 0)
         sys.stdout.flush()
-        return int(code or 0)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        return code
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -54,7 +58,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, HwnasError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return "interrupted; the same command resumes", 130
+        return "interrupted; what was finished is kept", INTERRUPTED
     if hasattr(error, "format_message"):
         return _usage(error), 2
     return f"an error of ours: {type(error).__name__}: {error} (--debug shows where)", 70

@@ -44,6 +44,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_folder(path: str | Path | None) -> None:
+    """Raise `InputError` where `path` cannot become a folder, before any work is done for it."""
+    for part in [] if path is None else [Path(path), *Path(path).parents]:
+        if part.exists():
+            if not part.is_dir():
+                raise InputError(f"cannot write into {path}: {part} is a file; choose another --out")
+            return
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(data)

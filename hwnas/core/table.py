@@ -197,7 +197,7 @@ def _read_cost(path: Path, row: dict[str, str], metric: str, line: int) -> Cost 
         raise ParseError(path, f"{metric}: {error}", line) from error
     if (
         math.isinf(value)
-        or value < 0
+        or value <= 0
         or cost.n < 0
         or (math.isnan(value) and verdict != "failed")
         or low > value

@@ -45,6 +45,8 @@ class Target:
     @classmethod
     def from_json(cls, values: dict[str, Any], where: str = "target") -> Target:
         """Rebuild a target; raises `InputError` where a key is unknown, missing or of another type."""
+        if not isinstance(values, dict):
+            raise InputError(f"{where}: not a target: {values!r}")
         known = {field.name: field for field in fields(cls)}
         unknown = sorted(set(values) - set(known))
         if unknown:

@@ -143,6 +143,8 @@ def column_names(path: Path) -> list[str]:
 def read_columns(path: Path, wanted: Sequence[str], required: Sequence[str]) -> dict[str, list[Any]]:
     """The columns of `wanted` that a Parquet or CSV file has; raises `InputError` where one of `required` is absent."""
     names = column_names(path)
+    for name in {name for name in wanted if names.count(name) > 1}:
+        raise InputError(f"{path}: the column {name!r} stands twice; keep one of them")
     for name in required:
         if name not in names:
             raise InputError(f"{path}: {UnknownNameError('column', name, names)}")

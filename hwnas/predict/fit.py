@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.core.errors import InputError
+from hwnas.core.files import check_folder
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.predict.auto import Choice, choose, fit_named
@@ -119,6 +120,7 @@ def fit_predictor(
     Raises `InputError` for anything in it that cannot be used.
     """
     space = get_space(space) if isinstance(space, str) else space
+    check_folder(out)
     _check_request(model, score, transfer_from)
     data = read_measurements(source, space, metric)
     costs = _cost_table(table, data)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -17,13 +19,15 @@ from numpy.typing import NDArray
 import hwnas
 from hwnas.core.errors import InputError
 from hwnas.core.files import read_json
+from hwnas.core.target import Target
+from hwnas.core.units import quantity_of
 from hwnas.predict.base import Predictor, predictors
 from hwnas.predict.intervals import Calibration
 from hwnas.spaces import get_space
 
 SCHEMA = 1
 MODEL, ARRAYS = "model.json", "arrays.safetensors"
-FIELDS = ("space", "predictor", "options", "metric", "scale", "domain")
+FIELDS = ("space", "predictor", "options", "metric", "quantity", "unit", "scale", "domain", "arrays_sha256")
 
 
 def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
@@ -39,6 +43,7 @@ def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str
         arrays["costs"] = model.costs
     if model._training is not None or model.calibration is not None:
         arrays |= {f"calibration.{name}": array for name, array in model.calibrated().to_arrays().items()}
+    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     document = {
         "kind": "predictor",
         "schema": SCHEMA,
@@ -56,11 +61,12 @@ def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str
             for gene, value in zip(model.space.genes, model.fixed, strict=True)
             if value >= 0
         },
+        "arrays_sha256": hashlib.sha256(data).hexdigest(),
         **(provenance or {}),
     }
     files = {
         MODEL: (json.dumps(document, indent=2, allow_nan=False) + "\n").encode(),
-        ARRAYS: save({name: np.ascontiguousarray(array) for name, array in arrays.items()}),
+        ARRAYS: data,
     }
     write_folder(folder, files)
 
@@ -102,7 +108,7 @@ def load_predictor(folder: str | Path) -> Predictor:
     kind = predictors.get(document["predictor"])
     model = kind.__new__(kind)
     model.space = space
-    arrays = _read_arrays(folder / ARRAYS)
+    arrays = _read_arrays(folder / ARRAYS, document["arrays_sha256"])
     try:
         model._open(document["metric"], document["options"], arrays.get("costs"))
         model._scale = float(document["scale"])
@@ -128,15 +134,35 @@ def read_document(folder: Path) -> dict[str, Any]:
     missing = [field for field in FIELDS if field not in document]
     if missing:
         raise InputError(f"{folder / MODEL}: a damaged predictor: {', '.join(missing)} missing; fit it again")
+    if fault := _fault(document):
+        raise InputError(f"{folder / MODEL}: a damaged predictor: {fault}; fit it again")
+    if document.get("target") is not None:
+        Target.from_json(document["target"], str(folder / MODEL))
     return document
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def _fault(document: Mapping[str, Any]) -> str:
+    """What in `model.json` cannot be; empty where nothing is."""
+    for field in ("space", "predictor", "metric", "arrays_sha256"):
+        if not isinstance(document[field], str):
+            return f"{field} is {document[field]!r}"
+    scale, quantity = document["scale"], quantity_of(document["metric"])
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not (math.isfinite(scale) and scale > 0):
+        return f"scale is {scale!r}"
+    if (document["quantity"], document["unit"]) != (quantity.name, quantity.unit):
+        return f"quantity {document['quantity']!r} in {document['unit']!r} is not that of {document['metric']}"
+    return ""
+
+
+def _read_arrays(path: Path, digest: str) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     try:
-        arrays: dict[str, NDArray[Any]] = load_file(path)
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ValueError("its checksum is not the one in model.json")
+        arrays: dict[str, NDArray[Any]] = load(data)
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: not readable as safetensors ({error}); fit the predictor again") from error
     return arrays

@@ -14,8 +14,11 @@ from hwnas.core.files import read_json
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.core.units import quantity_of
+from hwnas.predict.store import read_document
+from hwnas.profile.run import Run
 from hwnas.report import figures
 from hwnas.report.page import Section, write_page
+from hwnas.search.result import Result
 
 Document = dict[str, Any]
 
@@ -28,15 +31,13 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     Raises `InputError` where nothing in it can be reported.
     """
     folder = Path(folder)
-    found = {kind: _documents(folder, name) for kind, name in DOCUMENTS.items()}
-    sections = [
-        *_certificates(found["search"]),
-        *_fronts(found["search"]),
-        *_models(found["model"]),
-        *_supernets(found["supernet"]),
-        *_tables(found["run"]),
-        *_machines(found["run"]),
-    ]
+    found = {kind: _documents(folder, kind) for kind in DOCUMENTS}
+    try:
+        sections = _sections(found)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{folder} holds a damaged document ({type(error).__name__}: {error}); make it again"
+        ) from error
     if not sections:
         raise InputError(f"{folder} holds no profiling run, predictor, super-network or search; give the folder of one")
     seen = Counter[str]()
@@ -49,12 +50,38 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     return path
 
 
-def _documents(folder: Path, name: str) -> dict[Path, Document]:
-    """Documents called `name` by the folder they stand in, in the order of their names."""
+def _sections(found: Mapping[str, Mapping[Path, Document]]) -> list[Section]:
+    return [
+        *_certificates(found["search"]),
+        *_fronts(found["search"]),
+        *_models(found["model"]),
+        *_supernets(found["supernet"]),
+        *_tables(found["run"]),
+        *_machines(found["run"]),
+    ]
+
+
+def _documents(folder: Path, kind: str) -> dict[Path, Document]:
+    """Documents of a kind by the folder they stand in, in the order of their names; hidden folders are left out."""
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}")
-    paths = sorted(path for path in folder.rglob(name) if not any(part.startswith(".") for part in path.parts))
-    return {path.parent: read_json(path) for path in paths}
+    found = (path for path in folder.rglob(DOCUMENTS[kind]) if not _hidden(path.relative_to(folder)))
+    return {path.parent: _read(kind, path) for path in sorted(found)}
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _read(kind: str, path: Path) -> Document:
+    """The document at `path`, checked by what wrote it; raises `InputError`."""
+    if kind == "search":
+        return Result.load(path.parent).to_json()
+    if kind == "model":
+        return read_document(path.parent)
+    if kind == "run":
+        Run.load(path.parent)
+    return read_json(path)
 
 
 def _certificates(searches: Mapping[Path, Document]) -> Iterator[Section]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hwnas.core.errors import InputError
+from hwnas.core.files import check_folder
 from hwnas.core.progress import progress
 from hwnas.search.algorithm import algorithms, objectives
 from hwnas.search.certified import MEASURED, certified
@@ -63,6 +64,7 @@ def search(
 
     Raises `InfeasibleBudgetError` where no architecture keeps the budgets, `InputError` for what cannot be used.
     """
+    check_folder(out)
     problem = make_problem(space, accuracy, costs, max=max, min=min, confidence=confidence)
 
     def run(asked: Problem) -> tuple[Result, list[Candidate]]:

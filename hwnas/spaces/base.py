@@ -298,6 +298,8 @@ def get_space(spec: str) -> SearchSpace:
         option, equals, text = part.partition("=")
         if option not in defaults:
             raise UnknownNameError(f"option of {name}", option, defaults)
+        if option in options:
+            raise InputError(f"{spec}: option {option!r} stands twice")
         if not equals:
             raise InputError(f"{spec}: option {option!r} has no value; write {option}=VALUE")
         options[option] = _read_option(spec, option, text, defaults[option])
