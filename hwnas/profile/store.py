@@ -30,6 +30,7 @@ from hwnas.profile.stats import Block
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x68774E53
 BUSY_S = 60.0
+RETRY_S = 0.02
 LEASE_S = 120.0
 
 _SCHEMA = """
@@ -110,7 +111,7 @@ class Store:
         if read_only:
             self._db.execute("PRAGMA query_only = ON")
         if not read_only:
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._use_wal()
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             with self._transaction():
@@ -125,6 +126,18 @@ class Store:
         if found != SCHEMA_VERSION:
             raise StoreError(f"{self.path} is a sample store of version {found}; this hwnas reads version "
                              f"{SCHEMA_VERSION}; measure into a new file, or use the hwnas that made it")
+
+    def _use_wal(self) -> None:
+        """Switch to the write-ahead log; SQLite does not wait for another process that does the same to a new file."""
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_S)
 
     # writing
 

@@ -176,3 +176,11 @@ def test_a_sample_that_was_tampered_with(store):
     with pytest.raises(StoreError) as error:
         list(store.blocks(1))
     assert "damaged" in one_line(error)
+
+
+def test_processes_that_make_one_store_at_once_all_open_it(tmp_path):
+    code = "import sys, time; from hwnas.profile.store import Store; time.sleep(max(0, float(sys.argv[1]) - time.time()))\n"
+    code += "for i in range(20):\n    Store(f'{sys.argv[2]}/{i}').close()"
+    start = str(time.time() + 3)
+    both = [subprocess.Popen([sys.executable, "-c", code, start, str(tmp_path)]) for _ in range(3)]
+    assert [process.wait(90) for process in both] == [0, 0, 0]
