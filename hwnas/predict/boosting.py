@@ -11,6 +11,7 @@ from hwnas.core.errors import InputError
 from hwnas.predict.base import Array, Arrays, Predictor, register
 from hwnas.predict.features import in_chunks, physical_features
 
+LEAST_ROWS = 4
 OBJECTIVES = {"l2": "regression", "l1": "regression_l1", "huber": "huber"}
 
 
@@ -49,6 +50,8 @@ class Boosting(Predictor):
     def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
         import lightgbm
 
+        if len(target) < LEAST_ROWS:
+            raise InputError(f"boosting learns from {LEAST_ROWS} measured networks or more, in each fold; measure more")
         x = self._features(genotypes)
         size = np.maximum(np.abs(target) / np.abs(target).mean(), 0.05)
         data = lightgbm.Dataset(x, target, weight=size**-self.power, params={"verbose": -1, "max_bin": 127})
