@@ -179,7 +179,8 @@ def test_a_sample_that_was_tampered_with(store):
 
 
 def test_processes_that_make_one_store_at_once_all_open_it(tmp_path):
-    code = "import sys, time; from hwnas.profile.store import Store; time.sleep(max(0, float(sys.argv[1]) - time.time()))\n"
+    code = "import sys, time; from hwnas.profile.store import Store\n"
+    code += "time.sleep(max(0, float(sys.argv[1]) - time.time()))\n"
     code += "for i in range(20):\n    Store(f'{sys.argv[2]}/{i}').close()"
     start = str(time.time() + 3)
     both = [subprocess.Popen([sys.executable, "-c", code, start, str(tmp_path)]) for _ in range(3)]
