@@ -88,9 +88,11 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
+        old = Path(f"{temporary}.old")
         if final.exists():
-            shutil.rmtree(final)
+            final.replace(old)
         temporary.replace(final)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"cannot write {final}: {error.strerror or error}; choose another --out or free some space"
