@@ -88,16 +88,20 @@ def test_closing_frees_the_memory(name):
     subject = Subject.network(space, space.sample(1, 0)[0])
     backend = backends.get(name)(Settings())
 
-    def cycle(times: int) -> int:
+    def low_water(times: int) -> int:
+        """The least memory held after any of some models was closed; the allocator keeps varying amounts above it."""
+        held = []
         for _ in range(times):
             model = backend.compile(subject)
             backend.run(model)
             backend.close(model)
-        gc.collect()
-        return int(psutil.Process().memory_info().rss)
+            del model
+            gc.collect()
+            held.append(int(psutil.Process().memory_info().rss))
+        return min(held)
 
-    settled = cycle(6)
-    assert cycle(12) - settled < 96 * 2**20, "twelve networks of about 16 MiB each were kept, half of them or more"
+    settled = low_water(12)
+    assert low_water(12) - settled < 24 * 2**20, "twelve networks of about 16 MiB each left more than one behind"
 
 
 def test_it_says_what_it_cannot_do(name):
