@@ -39,6 +39,9 @@ Selection = Callable[[SearchSpace, int, int], Population]
 
 selections: Registry[Selection] = Registry("selection")
 
+Chooser = Callable[["Run", int], Population]
+"""What to measure next: (the run so far, how many at most) -> genotypes, none where nothing more is wanted."""
+
 
 @selections.register("random")
 def random_networks(space: SearchSpace, n: int, seed: int) -> Population:
@@ -54,19 +57,39 @@ def random_networks(space: SearchSpace, n: int, seed: int) -> Population:
 
 @dataclass(frozen=True)
 class Request:
-    """What a run was asked for: a space, how many of its networks, chosen how, and how many measured twice."""
+    """What a run was asked for: a space, how many of its networks, chosen how, and how many measured twice.
+
+    Attributes:
+        networks: how many, or how many at most where a `Chooser` picks them.
+        select: a registered selection, or what the `Chooser` is called.
+        chosen: the architectures that a `Chooser` has picked so far; None where a selection gives them.
+    """
 
     space: str
     networks: int = 0
     select: str = "random"
     seed: int = 0
     repeats: int = 0
+    chosen: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Request:
+        """The request that `asdict` gave, read back from JSON."""
+        chosen = values.get("chosen")
+        return cls(**{**values, "chosen": None if chosen is None else tuple(map(str, chosen))})
+
+    def continues(self, other: Request) -> bool:
+        """Whether both ask one `Chooser` of one space, so that what it picked for the one is picked for the other."""
+        mine, others = ((r.space, r.select, r.seed, r.chosen is None) for r in (self, other))
+        return self.chosen is not None and mine == others
 
     def primitives(self) -> list[Subject]:
         return [Subject.primitive(primitive) for primitive in get_space(self.space).primitives()]
 
     def sampled(self) -> list[Subject]:
         """The networks to measure."""
+        if self.chosen is not None:
+            return [Subject("network", arch, self.space) for arch in self.chosen]
         space = get_space(self.space)
         rows = selections.get(self.select)(space, self.networks, self.seed)
         return [Subject.network(space, row) for row in rows]
@@ -100,11 +123,16 @@ class Run:
         if values.get("kind") != "profile_run" or values.get("schema") != SCHEMA:
             raise InputError(f"{path}: not a profiling run of schema {SCHEMA}")
         try:
-            requests = tuple(Request(**request) for request in values["requests"])
+            requests = tuple(Request.of(request) for request in values["requests"])
             target, store, goal = values["target"], Path(folder, values["store"]), float(values["goal"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not a profiling run: {type(error).__name__} {error}") from error
         return cls(Path(folder), Target.from_json(target, str(path)), requests, store, goal)
+
+    def asking(self, request: Request) -> Run:
+        """This run with `request` among its requests, in the place of the one that it continues."""
+        kept = [request if request.continues(other) else other for other in self.requests]
+        return replace(self, requests=tuple(dict.fromkeys([*kept, request])))
 
     def table(self) -> CostTable:
         """The costs of the primitives."""
@@ -157,7 +185,8 @@ class Run:
 
 def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxruntime",
             settings: Settings | None = None, networks: int = 0, select: str = "random", repeats: int = 0,
-            seed: int = 0, effort: Effort | None = None, store: str | Path | None = None) -> Run:
+            seed: int = 0, effort: Effort | None = None, store: str | Path | None = None,
+            choose: Chooser | None = None) -> Run:
     """Measure every primitive of `space`, and `networks` whole networks, on this machine; the result is in `out`.
 
     The same call goes on where an interrupted one stopped. Another space in the same folder is added to it.
@@ -172,6 +201,8 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
         effort: precision and time limits. Networks are measured in one process, not two: they vary by 0.7 % between
             processes, and compiling one takes about as long as measuring it.
         store: a sample store shared with other runs, instead of one inside `out`.
+        choose: picks the networks, batch after batch, from what is measured by then; `networks` is then the most, and
+            `select` what the choice is called in `run.json`.
 
     Raises:
         UnavailableError: device or runtime are absent.
@@ -182,20 +213,42 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
     if networks < 0 or repeats < 0:
         raise InputError(f"networks ({networks}) and repeats ({repeats}) are counts")
     spec = space if isinstance(space, str) else space.spec
-    request = Request(get_space(spec).spec, networks, select, seed, repeats)
-    sampled, repeated = request.sampled(), request.repeated()
-    run = _open(Path(out), local_target(runtime, settings), request, store, effort.goal)
+    request = Request(get_space(spec).spec, networks, select, seed, repeats, () if choose else None)
+    request.sampled()
+    run = _open(Path(out), local_target(runtime, settings), store, effort.goal)
+    earlier = [other.chosen for other in run.requests if request.continues(other)]
+    request = replace(request, chosen=earlier[0]) if earlier else request
+    run = run.asking(request)
     with Store(run.store) as samples:
         run.save(settings)
-        once = replace(effort, sessions=1)
-        for subjects, series, enough, title in ((request.primitives(), FIRST, effort, "primitives"),
-                                                (sampled, FIRST, once, "networks"),
-                                                (repeated, REPEAT, once if sampled else effort, "repeats")):
+
+        def measure(subjects: Sequence[Subject], series: int, title: str, enough: Effort) -> None:
             if subjects:
                 run_campaign(samples, run.target, settings, subjects, series=series, effort=enough, seed=seed,
                              title=title)
-        _write(run, samples, settings)
+                _write(run, samples, settings)
+
+        once = replace(effort, sessions=1)
+        measure(request.primitives(), FIRST, "primitives", effort)
+        measure(request.sampled(), FIRST, "networks", once)
+        while choose and (more := _choose(choose, run, request)):
+            request, run = more, run.asking(more)
+            run.save(settings)
+            measure(request.sampled(), FIRST, "networks", once)
+        measure(request.repeated(), REPEAT, "repeats", once if request.sampled() else effort)
     return run
+
+
+def _choose(choose: Chooser, run: Run, request: Request) -> Request | None:
+    """`request` with the networks picked next; None where none are.
+
+    They are in `run.json` before they are measured, so that a run that was cut off goes on with the same ones.
+    """
+    before, space = request.chosen or (), get_space(request.space)
+    left = request.networks - len(before)
+    picked = map(space.format, choose(run, left)) if left > 0 else ()
+    after = tuple(dict.fromkeys([*before, *picked]))[:request.networks]
+    return replace(request, chosen=after) if len(after) > len(before) else None
 
 
 def profile_batches(space: str | SearchSpace, out: str | Path, batches: Sequence[int], *,
@@ -236,15 +289,14 @@ def measure_onnx(models: Mapping[str, bytes | str | Path], *, runtime: str = "on
     return {name: found[subject] for name, subject in subjects.items()}
 
 
-def _open(folder: Path, target: Target, request: Request, store: str | Path | None, goal: float) -> Run:
-    """The run in `folder` with `request` added, or a new one."""
+def _open(folder: Path, target: Target, store: str | Path | None, goal: float) -> Run:
+    """The run in `folder`, or a new one without requests."""
     path = Path(store) if store else folder / STORE
     if not (folder / "run.json").exists():
-        return Run(folder, target, (request,), path, goal)
+        return Run(folder, target, (), path, goal)
     before = Run.load(folder)
     before.target.require_same(target, f"the request for {folder}")
-    requests = tuple(dict.fromkeys([*before.requests, request]))
-    return replace(before, requests=requests, goal=goal, store=path if store else before.store)
+    return replace(before, goal=goal, store=path if store else before.store)
 
 
 def _write(run: Run, store: Store, settings: Settings) -> None:

@@ -191,3 +191,30 @@ def blocks(path) -> dict[int, int]:
         for _, item, _block in store.blocks(1):
             counts[item] = counts.get(item, 0) + 1
         return counts
+
+
+def test_a_chooser_picks_batch_after_batch_and_a_killed_run_goes_on_with_its_picks(tmp_path):
+    space, seen = get_space(SPACE), []
+
+    def two_more(run, left):
+        held = len(run.networks()) if (run.folder / "networks.parquet").exists() else 0
+        seen.append((held, left))
+        return random_networks(space, 10, 5)[held : held + 2]
+
+    def killed(run, left):
+        if seen:
+            raise KeyboardInterrupt
+        return two_more(run, left)
+
+    options = {"networks": 5, "select": "pairs", "effort": QUICK}
+    with pytest.raises(KeyboardInterrupt):
+        profile(SPACE, tmp_path / "run", choose=killed, **options)
+    assert len(Run.load(tmp_path / "run").requests[0].chosen) == 2
+    run = profile(SPACE, tmp_path / "run", choose=two_more, **options)
+    assert seen == [(0, 5), (2, 3), (4, 1)]
+    whole = profile(SPACE, tmp_path / "whole", choose=two_more, **options)
+    wanted = [space.format(row) for row in random_networks(space, 5, 5)]
+    assert list(run.requests[0].chosen) == wanted == run.networks()["arch"].to_pylist()
+    assert len(run.requests) == 1 and whole.requests == run.requests == Run.load(run.folder).requests
+    again = profile(SPACE, run.folder, choose=lambda run, left: pytest.fail("nothing is left"), **options)
+    assert again.requests == run.requests
