@@ -10,6 +10,7 @@ import typer
 
 from hwnas.cli.shell import Json, Seed, Space, app, bounds, columns, show
 from hwnas.core.errors import ClaimFailedError, InputError
+from hwnas.core.units import UNSUPPORTED
 
 
 @app.command("train-supernet")
@@ -53,6 +54,7 @@ def search_command(
     cost: Annotated[list[str], typer.Option("--cost", help="[NAME=]SOURCE: predictor, cost table, note10:FOLDER")] = [],  # noqa: B006
     most: Annotated[list[str], typer.Option("--max", help="budget, such as latency_ms=20")] = [],  # noqa: B006
     least: Annotated[list[str], typer.Option("--min", help="lower bound, such as throughput_ips=100")] = [],  # noqa: B006
+    runs_on: Annotated[str | None, typer.Option("--runs-on", help="only what this DPU runs: a target of fpga check")] = None,
     algorithm: Annotated[str, typer.Option("--algorithm", help="see hwnas registry")] = "auto",
     confidence: Annotated[float | None, typer.Option("--confidence", help="probability that a bound holds")] = None,
     front: Annotated[bool, typer.Option("--front", help="the whole accuracy-cost front")] = False,
@@ -64,7 +66,10 @@ def search_command(
     """The most accurate network under budgets, confirmed on this machine where that is the target."""
     from hwnas.search import search
 
-    result = search(space, accuracy, cost, max=bounds(most, "--max"), min=bounds(least, "--min"), algorithm=algorithm,
+    budgets = bounds(most, "--max")
+    if runs_on:
+        cost, budgets = [*cost, f"dpu:{runs_on}"], {**budgets, UNSUPPORTED.name: 0.0}
+    result = search(space, accuracy, cost, max=budgets, min=bounds(least, "--min"), algorithm=algorithm,
                     confidence=confidence, front=front, measured=measure, store=store, seed=seed, out=out)  # fmt: skip
     report = result.to_json()
     show(report, _found(report, out), as_json)

@@ -23,6 +23,7 @@ MEMORY = Quantity("memory_mib", "MiB")
 THROUGHPUT = Quantity("throughput_ips", "images/s", lower_is_better=False)
 MACS = Quantity("macs_m", "M")
 PARAMS = Quantity("params_m", "M")
+UNSUPPORTED = Quantity("unsupported_blocks", "blocks")
 ACCURACY = Quantity("accuracy", "", lower_is_better=False, is_cost=False)
 
 _BY_SUFFIX = {
@@ -32,6 +33,7 @@ _BY_SUFFIX = {
     "_ips": THROUGHPUT,
     "macs_m": MACS,
     "params_m": PARAMS,
+    "unsupported_blocks": UNSUPPORTED,
     "_acc": ACCURACY,
     "accuracy": ACCURACY,
 }

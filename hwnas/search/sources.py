@@ -1,7 +1,7 @@
 """Where accuracies and costs come from: what `--accuracy` and `--cost` name, as functions of a population.
 
-A source is written `PREFIX:REST` (`table:FILE#COLUMN`, `ofa:acc_predictor.pth`, `note10:FOLDER`), as a path (a
-predictor's folder, a cost table, a super-network), or as a built-in count (`macs_m`, `params_m`).
+A source is written `PREFIX:REST` (`table:FILE#COLUMN`, `ofa:acc_predictor.pth`, `note10:FOLDER`, `dpu:TARGET`), as a path
+(a predictor's folder, a cost table, a super-network), or as a built-in count (`macs_m`, `params_m`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hwnas.core.errors import InputError
 from hwnas.core.registry import Registry
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
-from hwnas.core.units import MACS, PARAMS, Quantity, quantity_of
+from hwnas.core.units import MACS, PARAMS, UNSUPPORTED, Quantity, quantity_of
 from hwnas.search.additive import Additive
 from hwnas.spaces import SearchSpace
 
@@ -175,3 +175,13 @@ def _note10(rest: str, space: SearchSpace) -> list[Source]:
     from hwnas.search.published import METRIC, NOTE10, note10_latency
 
     return [additive_source(f"note10:{rest}", METRIC, note10_latency(rest, space), NOTE10)]
+
+
+@sources.register("dpu")
+def _dpu(rest: str, space: SearchSpace) -> list[Source]:
+    """How many blocks of a network the DPU does not run whole; at most 0 keeps a search to what it runs."""
+    from hwnas.fpga import get_target, supported
+
+    unsupported = ~supported(space.primitives(), get_target(rest))
+    additive = Additive.of_primitives(space, unsupported.astype(np.float64))
+    return [additive_source(f"dpu:{rest}", UNSUPPORTED.name, additive)]

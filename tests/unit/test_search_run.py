@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hwnas.core.errors import InfeasibleBudgetError, InputError, UnknownNameError
+from hwnas.fpga import get_target, runs_on, supported
 from hwnas.search import Problem, Result, Source, make_problem, search, solve
 from hwnas.search.moves import crossover, crowding, mutate, neighbours, nondominated, ranks
 from hwnas.search.reach import minimise, reachable
@@ -125,6 +126,18 @@ def test_an_impossible_budget_is_refused_with_both_ends(end: str, bound: float) 
         search(SPEC, ACCURACY, "macs_m", **{end: {"macs_m": bound}})  # type: ignore[arg-type]
     least, most = reachable(make_problem(SPEC, ACCURACY, "macs_m").costs["macs_m"], SPACE)
     assert f"{least:.6g}" in str(caught.value) and f"{most:.6g}" in str(caught.value)
+
+
+def test_a_search_stays_within_what_a_dpu_runs() -> None:
+    space, dpu = get_space("fbnet:variant=cifar"), get_target("zcu102-b4096")
+    blocks = np.append(~supported(space.primitives(), dpu), False)
+    alien = Source("alien", "accuracy", lambda population: blocks[space.blocks(population)].mean(1))
+    free = search(space, alien, evaluations=2000).best
+    kept = search(space, alien, "dpu:zcu102-b4096", max={"unsupported_blocks": 0}, evaluations=2000).best
+    assert free.accuracy > 0.2 and not runs_on(space, [space.parse(free.arch)], dpu).any()
+    assert kept.accuracy == 0 and runs_on(space, [space.parse(kept.arch)], dpu).all()
+    with pytest.raises(InfeasibleBudgetError, match="unsupported_blocks reaches from 2 to"):
+        search("nasbench201", ACCURACY, "dpu:zcu102-b4096", max={"unsupported_blocks": 0})
 
 
 def test_a_budget_that_only_the_cheapest_network_meets_is_met() -> None:
