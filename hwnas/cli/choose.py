@@ -54,7 +54,7 @@ def search_command(
     cost: Annotated[list[str], typer.Option("--cost", help="[NAME=]SOURCE: predictor, cost table, note10:FOLDER")] = [],  # noqa: B006
     most: Annotated[list[str], typer.Option("--max", help="budget, such as latency_ms=20")] = [],  # noqa: B006
     least: Annotated[list[str], typer.Option("--min", help="lower bound, such as throughput_ips=100")] = [],  # noqa: B006
-    runs_on: Annotated[str | None, typer.Option("--runs-on", help="only what this DPU runs: a target of fpga check")] = None,
+    runs_on: Annotated[str | None, typer.Option("--runs-on", help="only what this DPU runs, see fpga check")] = None,
     algorithm: Annotated[str, typer.Option("--algorithm", help="see hwnas registry")] = "auto",
     confidence: Annotated[float | None, typer.Option("--confidence", help="probability that a bound holds")] = None,
     front: Annotated[bool, typer.Option("--front", help="the whole accuracy-cost front")] = False,

@@ -1,7 +1,7 @@
 """Where accuracies and costs come from: what `--accuracy` and `--cost` name, as functions of a population.
 
-A source is written `PREFIX:REST` (`table:FILE#COLUMN`, `ofa:acc_predictor.pth`, `note10:FOLDER`, `dpu:TARGET`), as a path
-(a predictor's folder, a cost table, a super-network), or as a built-in count (`macs_m`, `params_m`).
+A source is written `PREFIX:REST` (`table:FILE#COLUMN`, `ofa:acc_predictor.pth`, `note10:FOLDER`, `dpu:TARGET`), as a
+path (a predictor's folder, a cost table, a super-network), or as a built-in count (`macs_m`, `params_m`).
 """
 
 from __future__ import annotations
