@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from numpy.typing import ArrayLike
 
 from hwnas.spaces.base import Gene, SearchSpace, Slot, spaces
-from hwnas.spaces.mobile import conv, linear, mbconv, pool, strided
+from hwnas.spaces.mobile import conv, div8, linear, mbconv, pool, strided
 from hwnas.spaces.notation import Layout, read_json_row, write_json_row
 from hwnas.spaces.primitive import Primitive
 
@@ -21,21 +21,34 @@ STRIDES = {"imagenet": (1, 2, 2, 2, 1, 2, 1), "cifar": (1, 1, 2, 2, 1, 2, 1)}
 
 @spaces.register("fbnet")
 class FBNet(SearchSpace):
-    """22 layers, nine choices each: kernel, expansion, groups, or to skip the layer."""
+    """22 layers, nine choices each: kernel, expansion, groups, or to skip the layer.
+
+    `width` scales the channels of stem and layers, rounded to multiples of 8; the head keeps its own.
+    """
 
     name = "fbnet"
 
-    def __init__(self, variant: str = "imagenet", head: int = 1504, resolution: int = 0, num_classes: int = 0) -> None:
-        super().__init__(variant=variant, head=head, resolution=resolution, num_classes=num_classes)
+    def __init__(
+        self,
+        variant: str = "imagenet",
+        head: int = 1504,
+        resolution: int = 0,
+        num_classes: int = 0,
+        width: float = 1.0,
+    ) -> None:
+        super().__init__(variant=variant, head=head, resolution=resolution, num_classes=num_classes, width=width)
         if variant not in STRIDES:
             raise ValueError(f"variant is {variant!r}, expected one of {', '.join(STRIDES)}")
         if min(head - 1, resolution, num_classes) < 0:
             raise ValueError("head must be positive, resolution and num_classes not negative (0: the variant's own)")
+        if not 0 < width <= 10:
+            raise ValueError(f"width is {width}, expected above 0 and at most 10")
         cifar = variant == "cifar"
         self.strides, self.stem_stride = STRIDES[variant], 1 if cifar else 2
         self.resolution = resolution or (32 if cifar else 224)
         self.num_classes = num_classes or (100 if cifar else 1000)
         self.head = head
+        self.stem, *self.channels = (c if width == 1 else div8(c * width) for c in (STEM, *CHANNELS))
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
@@ -53,11 +66,9 @@ class FBNet(SearchSpace):
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
-        side, channels = strided(self.resolution, self.stem_stride), STEM
-        slots = [
-            Slot((), partial(conv, (3, self.resolution, self.resolution), STEM, 3, self.stem_stride), searchable=False)
-        ]
-        for out, layers, first_stride in zip(CHANNELS, LAYERS, self.strides, strict=True):
+        side, channels, shape = strided(self.resolution, self.stem_stride), self.stem, (3, *[self.resolution] * 2)
+        slots = [Slot((), partial(conv, shape, self.stem, 3, self.stem_stride), searchable=False)]
+        for out, layers, first_stride in zip(self.channels, LAYERS, self.strides, strict=True):
             for layer in range(layers):
                 stride = first_stride if layer == 0 else 1
                 slots.append(Slot((len(slots) - 1,), partial(layer_block, (channels, side, side), out, stride)))

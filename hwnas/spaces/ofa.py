@@ -20,15 +20,18 @@ DEPTHS = (2, 3, 4)
 STAGES = 5
 SLOTS = 4
 RESOLUTIONS = tuple(range(128, 225, 4))
+STEM_STRIDE = {"imagenet": 2, "cifar": 1}
+STRIDES = {"imagenet": (2, 2, 2, 1, 2), "cifar": (1, 2, 2, 1, 2)}
+CIFAR_RESOLUTIONS = (32,)
 
 
 class OnceForAll(SearchSpace):
     """Five stages of two to four MBConvs; kernel and expansion chosen for each block, depth for each stage.
 
-    Genes: kernel of each of 20 slots, expansion of each, depth of each stage, resolution.
+    Genes: kernel of each of 20 slots, expansion of each, depth of each stage, resolution. `variant=cifar` is hwnas's
+    own: stem and first stage of stride 1, as FBNet's and MobileNet's forms for 32x32 images have them.
     """
 
-    strides: ClassVar[tuple[int, ...]] = (2, 2, 2, 1, 2)
     stem_act: ClassVar[str]
     first_act: ClassVar[str]
     stage_acts: ClassVar[tuple[str, ...]]
@@ -37,6 +40,16 @@ class OnceForAll(SearchSpace):
     widths: tuple[int, ...]
     resolutions: tuple[int, ...]
     num_classes: int
+
+    def _form(self, variant: str, width: float, resolution: tuple[int, ...], num_classes: int) -> None:
+        """Take the options that both spaces have; raises `ValueError` for one that makes no network."""
+        if variant not in STRIDES:
+            raise ValueError(f"variant is {variant!r}, expected one of {', '.join(STRIDES)}")
+        small = variant == "cifar"
+        self.stem_stride, self.strides = STEM_STRIDE[variant], STRIDES[variant]
+        self.resolutions = CIFAR_RESOLUTIONS if small and resolution == RESOLUTIONS else resolution
+        self.num_classes = num_classes
+        _check(width, self.resolutions, num_classes, least=8 if small else 32)
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
@@ -79,14 +92,14 @@ class OnceForAll(SearchSpace):
             for b in range(STAGES * SLOTS)
         )
         return (
-            Slot((r,), lambda r: conv((3, r, r), self.widths[0], 3, 2, self.stem_act), searchable=False),
+            Slot((r,), lambda r: conv((3, r, r), self.widths[0], 3, self.stem_stride, self.stem_act), searchable=False),
             Slot((r,), self._first_block, searchable=False),
             *stages,
             *self._head(r),
         )
 
     def _first_block(self, resolution: int) -> Primitive:
-        side = strided(resolution, 2)
+        side = self.side(resolution, 0)
         return mbconv((self.widths[0], side, side), self.widths[1], 3, 1, 0, self.first_act)
 
     def _stage_block(
@@ -103,7 +116,7 @@ class OnceForAll(SearchSpace):
 
     def side(self, resolution: int, stages: int) -> int:
         """Height and width of the features after that many stages."""
-        side = strided(resolution, 2)
+        side = strided(resolution, self.stem_stride)
         for stride in self.strides[:stages]:
             side = strided(side, stride)
         return side
@@ -122,10 +135,15 @@ class OfaMobileNetV3(OnceForAll):
     stage_acts = ("relu", "relu", "h_swish", "h_swish", "h_swish")
     stage_se = (False, True, False, True, True)
 
-    def __init__(self, width: float = 1.0, resolution: tuple[int, ...] = RESOLUTIONS, num_classes: int = 1000) -> None:
-        super().__init__(width=width, resolution=resolution, num_classes=num_classes)
-        _check(width, resolution, num_classes)
-        self.resolutions, self.num_classes = resolution, num_classes
+    def __init__(
+        self,
+        width: float = 1.0,
+        resolution: tuple[int, ...] = RESOLUTIONS,
+        num_classes: int = 1000,
+        variant: str = "imagenet",
+    ) -> None:
+        super().__init__(width=width, resolution=resolution, num_classes=num_classes, variant=variant)
+        self._form(variant, width, resolution, num_classes)
         self.widths = tuple(div8(c * width) for c in (16, 16, 24, 40, 80, 112, 160, 960, 1280))
 
     def _head(self, r: int) -> tuple[Slot, ...]:
@@ -162,16 +180,21 @@ class OfaMobileNetV2(OnceForAll):
         last_block: str = "fixed",
         resolution: tuple[int, ...] = RESOLUTIONS,
         num_classes: int = 1000,
+        variant: str = "imagenet",
     ) -> None:
         super().__init__(
-            widths=widths, width=width, last_block=last_block, resolution=resolution, num_classes=num_classes
+            widths=widths,
+            width=width,
+            last_block=last_block,
+            resolution=resolution,
+            num_classes=num_classes,
+            variant=variant,
         )
-        _check(width, resolution, num_classes)
+        self._form(variant, width, resolution, num_classes)
         if widths not in self._WIDTHS:
             raise ValueError(f"widths is {widths!r}, expected one of {', '.join(self._WIDTHS)}")
         if last_block not in ("fixed", "elastic"):
             raise ValueError(f"last_block is {last_block!r}, expected fixed or elastic")
-        self.resolutions, self.num_classes = resolution, num_classes
         self.widths = tuple(div8(c * width) for c in self._WIDTHS[widths])
         self.elastic_blocks = STAGES * SLOTS + (last_block == "elastic")
 
@@ -195,10 +218,11 @@ class OfaMobileNetV2(OnceForAll):
         )
 
 
-def _check(width: float, resolutions: tuple[int, ...], num_classes: int) -> None:
+def _check(width: float, resolutions: tuple[int, ...], num_classes: int, least: int) -> None:
     if not 0 < width <= 10:
         raise ValueError(f"width is {width}, expected above 0 and at most 10")
-    if len(set(resolutions)) != len(resolutions) or not all(32 <= r <= 4096 for r in resolutions):
-        raise ValueError(f"resolution is {'/'.join(map(str, resolutions))}, expected distinct sizes from 32 to 4096")
+    if len(set(resolutions)) != len(resolutions) or not all(least <= r <= 4096 for r in resolutions):
+        shown = "/".join(map(str, resolutions))
+        raise ValueError(f"resolution is {shown}, expected distinct sizes from {least} to 4096")
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}, expected at least 1")
