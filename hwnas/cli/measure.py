@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwnas.cli.shell import Json, Seed, Space, app, columns, show
+from hwnas.cli.shell import Json, Seed, Space, app, columns, finite, show
 from hwnas.core.errors import InputError
+
+if TYPE_CHECKING:
+    from hwnas.predict.choosers import Aim
+    from hwnas.profile import Run
+    from hwnas.profile.run import Chooser
+
+AT_MOST = 1000
+TRANSFER = "transfer"
 
 
 @app.command("profile")
@@ -25,8 +33,19 @@ def profile_command(
     precision: Annotated[str, typer.Option("--precision", help="fp32, or what the backend has besides")] = "fp32",
     batch: Annotated[str, typer.Option("--batch", help="images in one inference; several: 1,8,32")] = "1",
     threads: Annotated[int, typer.Option("--threads", help="processor threads of one inference")] = 1,
+    cache: Annotated[
+        str, typer.Option("--cache", help="warm, or cold: a GPU's L2 is flushed before each run")
+    ] = "warm",
+    graphs: Annotated[bool, typer.Option("--graphs", help="replay inferences as CUDA graphs")] = False,
     networks: Annotated[int, typer.Option("--networks", help="whole networks to measure besides the primitives")] = 0,
-    select: Annotated[str, typer.Option("--select", help="how these networks are chosen")] = "random",
+    select: Annotated[str, typer.Option("--select", help="how they are chosen: random, or transfer")] = "random",
+    transfer_from: Annotated[
+        list[Path] | None, typer.Option("--transfer-from", help="networks measured on other devices, for transfer")
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", help="measure networks until within_10=0.95 or such; --networks is the most"),
+    ] = None,
     repeats: Annotated[int, typer.Option("--repeats", help="how many are measured twice, for the noise floor")] = 0,
     goal: Annotated[float, typer.Option("--goal", help="relative half-width of the interval to stop at")] = 0.02,
     time_limit: Annotated[float, typer.Option("--time-limit", help="most seconds of timed runs a subject")] = 1.0,
@@ -39,7 +58,10 @@ def profile_command(
 
     if not (0 < goal < 1 and time_limit > 0):
         raise InputError(f"--goal {goal} must be between 0 and 1, --time-limit {time_limit} above 0")
+    choice = Choice.of(space, networks, select, transfer_from or [], until, seed)
     if device in ("fpga", "file"):
+        if choice.choose or select != "random":
+            raise InputError(f"--device {device} measures nothing here: its networks are random, without --until")
         _elsewhere(Elsewhere(space, device, runtime, target, emit, out), networks, _batches(batch), seed, as_json)
         return
     if out is None or emit is not None or target is not None:
@@ -49,15 +71,16 @@ def profile_command(
         out,
         _batches(batch),
         runtime=runtime,
-        settings=Settings(device, precision, threads=threads),
-        networks=networks,
-        select=select,
+        settings=Settings(device, precision, threads=threads, cache=cache, graphs=graphs),
+        networks=choice.networks,
+        select=choice.label,
+        choose=choice.choose,
         repeats=repeats,
         seed=seed,
         store=store,
         effort=Effort(goal=goal, time_limit_s=time_limit),
     )
-    reports = [run.summary() for run in runs]
+    reports = [{**run.summary(), **choice.outcome(run, seed)} for run in runs]
     head = ["run", "primitives", "networks", "steady", "noisy", "failed", "noise (median)"]
     lines = [
         [
@@ -67,7 +90,68 @@ def profile_command(
         ]
         for r in reports
     ]
-    show({"runs": reports}, f"{runs[0].target}\n" + columns(head, lines), as_json)
+    said = [text for report in reports for text in _outcome_lines(report)]
+    show({"runs": reports}, "\n".join([str(runs[0].target), columns(head, lines), *said]), as_json)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the networks are chosen: by a registered selection, or by a chooser for `--until` or `--select transfer`."""
+
+    space: str
+    networks: int
+    label: str
+    choose: Chooser | None = None
+    aim: Aim | None = None
+    tables: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, spec: str, networks: int, select: str, tables: list[Path], until: str | None, seed: int) -> Choice:
+        """Raises `InputError` for options that do not go together."""
+        if (select == TRANSFER) != bool(tables):
+            raise InputError("--select transfer and --transfer-from TABLE go together: give both or neither")
+        if until is None and select != TRANSFER:
+            return cls(spec, networks, select)
+        if until is not None and select != "random":
+            raise InputError(f"--until picks the networks itself: leave --select {select} out")
+        from hwnas.predict import choosers
+        from hwnas.spaces import get_space
+
+        space = get_space(spec)
+        if until is not None:
+            aim = choosers.Aim.parse(until)
+            return cls(spec, networks or AT_MOST, f"until {until}", choosers.until(space, aim, seed), aim)
+        if networks < 1:
+            raise InputError("--select transfer: say how many networks to measure (--networks 10)")
+        return cls(spec, networks, select, choosers.for_transfer(space, tables, seed), tables=tuple(tables))
+
+    def outcome(self, run: Run, seed: int) -> dict[str, Any]:
+        """What the choice came to: `until` where the aim stands, `expected` the accuracy of the transfer."""
+        from hwnas.spaces import get_space
+
+        if self.aim is None and not self.tables:
+            return {}
+        from hwnas.predict import choosers
+
+        space = get_space(self.space)
+        if self.aim is not None:
+            return {"until": self.aim.report(choosers.progress_in(run, space, self.aim))}
+        expected = choosers.expected_of_transfer(space, self.tables, self.networks, seed)
+        return {"expected": {name: finite(value) for name, value in expected.items()}}
+
+
+def _outcome_lines(report: dict[str, Any]) -> list[str]:
+    lines = []
+    if until := report.get("until"):
+        shown = "-" if until["value"] is None else f"{until['value']:.4g} (surely {until['surely']:.4g})"
+        state = "met" if until["met"] else "not met; more --networks may help"
+        lines.append(f"{until['score']} {shown} after {until['n']} networks; {until['aim']:g} is asked for: {state}")
+    if (expected := report.get("expected")) and None not in expected.values():
+        lines.append(
+            "to expect of fit-predictor --transfer-from, going by the devices of the tables: "
+            f"MAPE {expected['mape']:.2f} %, Spearman {expected['spearman']:.3f}"
+        )
+    return lines
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """What a network will cost: predictors, how good they are, and how sure."""
 
-from hwnas.predict.active import next_to_measure, progress_of
+from hwnas.predict.active import Progress, next_to_measure, progress_of
 from hwnas.predict.audit import Audit, audit
 from hwnas.predict.base import Predictor, predictors
+from hwnas.predict.choosers import Aim, for_transfer, until
 from hwnas.predict.data import Measurements, read_measurements
 from hwnas.predict.fit import FitReport, fit_predictor
 from hwnas.predict.inference import Predictions, open_model, predict, predict_file
@@ -10,13 +11,16 @@ from hwnas.predict.store import load_predictor
 from hwnas.predict.transfer import pick_for_transfer
 
 __all__ = [
+    "Aim",
     "Audit",
     "FitReport",
     "Measurements",
     "Predictions",
     "Predictor",
+    "Progress",
     "audit",
     "fit_predictor",
+    "for_transfer",
     "load_predictor",
     "next_to_measure",
     "open_model",
@@ -26,4 +30,5 @@ __all__ = [
     "predictors",
     "progress_of",
     "read_measurements",
+    "until",
 ]

@@ -13,15 +13,17 @@ from hwnas.core.table import CostTable
 from hwnas.predict.base import Array
 from hwnas.predict.data import Measurements
 from hwnas.predict.gp import JITTER, GaussianProcess
-from hwnas.predict.intervals import cross_fit
+from hwnas.predict.intervals import folds_of
+from hwnas.predict.kernels import grams
 from hwnas.predict.metrics import HIGHER_IS_BETTER, score
 from hwnas.spaces import SearchSpace
 
 POOL = 1000
 KERNELS = "offset+additive+logs"
 FEWEST_TO_FIT = 8
-RANDOM_SHARE = 0.25
-FOLDS = 10
+PRIOR_NOISE = 0.03
+FOLDS, FOLDS_OF_MANY, MANY = 10, 5, 200
+JUDGED = 500
 RESAMPLES = 100
 ONE_SIDED_90 = 1.28
 LEAST_SIZE = 0.05
@@ -35,6 +37,7 @@ def next_to_measure(
     n: int,
     *,
     table: CostTable | None = None,
+    candidates: ArrayLike | None = None,
     seed: int = 0,
 ) -> NDArray[np.int16]:
     """Pick `n` networks to measure next, (n, genes), none of them measured already.
@@ -42,24 +45,40 @@ def next_to_measure(
     Args:
         measured: genotypes (m, genes) measured so far; may be empty.
         values: their `metric`, (m,).
+        candidates: genotypes to pick from; a random pool where None.
 
-    Three quarters are those of a random pool that leave the least mean variance over the pool, by a Gaussian process
-    and each given the ones picked before it (Cohn et al., JAIR 1996), relative to the predicted cost; the others are
-    random. The most uncertain networks themselves are the odd ones, and teach little about the rest.
+    Each pick is the one that leaves the least mean variance over the candidates, by a Gaussian process and given the
+    ones picked before it (Cohn et al., JAIR 1996), relative to the predicted cost. Before there is anything to fit, the
+    process's kernels count alike, so that the first networks are a design for the space and not random ones.
     """
-    rng = np.random.default_rng(seed)
     known = space.canonical(measured) if np.size(measured) else np.zeros((0, len(space.genes)), dtype=np.int16)
-    pool = space.distinct(np.concatenate([known, space.sample(POOL, rng)]))[len(np.unique(known, axis=0)) :]
+    pool = unmeasured(space, known, candidates=candidates, seed=seed)
     if not len(pool):
-        raise InputError(f"all of {POOL} networks drawn from {space.spec} have been measured: nothing is left to pick")
-    pool = rng.permutation(pool)
-    at_random = int(np.ceil(n * RANDOM_SHARE)) if len(known) >= FEWEST_TO_FIT else n
-    if at_random >= n:
-        return pool[:n]
-    model = GaussianProcess(space, table, metric=metric, kernels=KERNELS).fit(known, values)
-    rest = pool[at_random:]
-    covariance, noise = _relative_uncertainty(model, rest)
-    return np.concatenate([pool[:at_random], rest[greedy_average(covariance, noise, n - at_random)]])
+        raise InputError(f"all networks of {space.spec} to pick from have been measured: nothing is left")
+    if len(known) < FEWEST_TO_FIT:
+        covariance, noise = _before_fitting(GaussianProcess(space, table, metric=metric, kernels=KERNELS), known, pool)
+    else:
+        model = GaussianProcess(space, table, metric=metric, kernels=KERNELS).fit(known, values)
+        covariance, noise = _relative_uncertainty(model, pool)
+    return pool[greedy_average(covariance, noise, n)]
+
+
+def unmeasured(
+    space: SearchSpace, known: NDArray[np.int16], *, candidates: ArrayLike | None = None, seed: int = 0
+) -> NDArray[np.int16]:
+    """Distinct `candidates`, or random networks, (m, genes), without those of `known`."""
+    drawn = space.sample(POOL, np.random.default_rng(seed)) if candidates is None else candidates
+    return space.distinct(np.concatenate([known, space.canonical(drawn)]))[len(np.unique(known, axis=0)) :]
+
+
+def _before_fitting(model: GaussianProcess, known: NDArray[np.int16], pool: NDArray[np.int16]) -> tuple[Array, float]:
+    """Covariance (m, m) of `pool` given that `known` were measured, and the noise, before any value is learnt from."""
+    rows = np.concatenate([known, pool])
+    views = model._viewer.fit(rows, np.zeros(len(rows)))
+    covariance = np.mean(list(grams(model.kernels, views, views)), axis=0)
+    for row in range(len(known)):
+        _condition(covariance, row, PRIOR_NOISE)
+    return covariance[len(known) :, len(known) :], PRIOR_NOISE
 
 
 def _relative_uncertainty(model: GaussianProcess, genotypes: NDArray[np.int16]) -> tuple[Array, float]:
@@ -74,6 +93,12 @@ def _relative_uncertainty(model: GaussianProcess, genotypes: NDArray[np.int16]) 
     return covariance, noise
 
 
+def _condition(covariance: Array, row: int, noise: float) -> None:
+    """What is left of `covariance` (m, m) once `row` is measured, in place."""
+    column = covariance[:, row] / np.sqrt(covariance[row, row] + noise + JITTER)
+    covariance -= np.outer(column, column)
+
+
 def greedy_average(covariance: Array, noise: float, n: int) -> NDArray[np.int64]:
     """`n` rows of `covariance` (m, m), each the one whose measurement lowers the mean variance of all rows the most."""
     left = covariance.copy()
@@ -83,8 +108,7 @@ def greedy_average(covariance: Array, noise: float, n: int) -> NDArray[np.int64]
         gain[chosen] = -np.inf
         best = int(np.argmax(gain))
         chosen.append(best)
-        column = left[:, best] / np.sqrt(left[best, best] + noise + JITTER)
-        left -= np.outer(column, column)
+        _condition(left, best, noise)
     return np.array(chosen, dtype=np.int64)
 
 
@@ -93,7 +117,7 @@ class Progress:
     """How good the model is by now.
 
     Attributes:
-        value: the score, cross-validated over all networks measured.
+        value: the score to expect on random networks of the space.
         surely: the worse end of its one-sided 90 % bootstrap interval; stop when this one meets the target.
         n: networks measured.
     """
@@ -107,15 +131,34 @@ class Progress:
 
 
 def progress_of(data: Measurements, name: str, table: CostTable | None = None) -> Progress:
-    """The cross-validated `name` (a score of `metrics.SCORES`) of the networks measured so far.
+    """The `name` (a score of `metrics.SCORES`) that a model of the networks measured so far reaches on random ones.
 
-    Networks picked for being uncertain are harder than the space's own, so that the figure errs on the careful side.
+    Networks that were picked are not like random ones, so their cross-validated errors are not those to expect. What is
+    carried over is each error in units of the deviation that the model predicted for it: random networks err by their
+    own deviation times one of these.
     """
     model = GaussianProcess(data.space, table, metric=data.metric, kernels=KERNELS)
-    predicted = cross_fit(model, data.population, data.values, data.groups, folds=FOLDS)
+    standard = _standardised_errors(model, data)
+    model.fit(data.population, data.values)
     rng = np.random.default_rng(0)
-    draws = [rng.integers(0, len(data), len(data)) for _ in range(RESAMPLES)]
-    spread = float(np.std([score(name, data.values[rows], predicted[rows]) for rows in draws]))
-    value = score(name, data.values, predicted)
+    predicted, deviation = model.predictive(data.space.sample(JUDGED, rng))
+    draws = []
+    for _ in range(RESAMPLES):
+        errors = rng.choice(rng.choice(standard, len(standard)), len(predicted)) * deviation
+        truth, expected = (model._backward(target * model._scale) for target in (predicted + errors, predicted))
+        draws.append(score(name, truth, expected))
+    value, spread = float(np.mean(draws)), float(np.std(draws))
     worse = -ONE_SIDED_90 if name in HIGHER_IS_BETTER else ONE_SIDED_90
     return Progress(value, value + worse * spread, len(data))
+
+
+def _standardised_errors(model: GaussianProcess, data: Measurements) -> Array:
+    """Errors on left-out rows, (n,), each divided by the deviation that the model fitted to the others predicted."""
+    fold = folds_of(data.groups, FOLDS if len(data) < MANY else FOLDS_OF_MANY)
+    errors = np.empty(len(data))
+    for part in np.unique(fold):
+        test = fold == part
+        fitted = model.clone().fit(data.population[~test], data.values[~test])
+        predicted, deviation = fitted.predictive(data.population[test])
+        errors[test] = (fitted._forward(data.values[test]) / fitted._scale - predicted) / deviation
+    return errors

@@ -56,10 +56,14 @@ class GaussianProcess(Predictor):
         self._genotypes, self._views = genotypes, self._viewer.fit(genotypes, target)
         self._centre = np.array([target.mean(), target.std() or 1.0])
         self._target = (target - self._centre[0]) / self._centre[1]
-        size = np.maximum(np.abs(target) / np.abs(target).mean(), LEAST_SIZE)
-        noise = size**2 if self.relative else np.ones(len(target))
+        self._magnitude = float(np.abs(target).mean())
+        noise = self._noise_sizes(target)
         self._variances = self._learn(noise)
         self._solve(noise)
+
+    def _noise_sizes(self, target: Array) -> Array:
+        """The variance of each row's noise, (n,), relative to that of a row of mean size."""
+        return np.maximum(np.abs(target) / self._magnitude, LEAST_SIZE) ** 2 if self.relative else np.ones(len(target))
 
     def _learn(self, noise: Array) -> Array:
         """Variances of the kernels and of the noise, (kernels + 1,), of greatest likelihood on a subset of the rows."""
@@ -126,6 +130,12 @@ class GaussianProcess(Predictor):
             own += variance * among
         posterior = own - cross @ cho_solve(self._factor, cross.T)
         return np.asarray(posterior * self._centre[1] ** 2), float(self._variances[-1] * self._centre[1] ** 2)
+
+    def predictive(self, genotypes: NDArray[np.int16]) -> tuple[Array, Array]:
+        """The target and the deviation of one measurement of it, (n,) each, in units of its mean in training."""
+        covariance, noise = self.covariance(genotypes)
+        predicted = self._predict(genotypes)
+        return predicted, np.sqrt(np.maximum(np.diag(covariance), 0.0) + noise * self._noise_sizes(predicted))
 
     def _cross_predict(self, genotypes: NDArray[np.int16], target: Array, fold: NDArray[np.int64]) -> Array:
         """Left-out predictions of every fold from one factorisation (Rasmussen and Williams 2006, section 5.4.2).

@@ -201,6 +201,11 @@ class Transfer(Predictor):
         covariance = sum(v * gram for v, gram in zip(variances, grams(KERNELS, views, views), strict=False))
         return greedy_variance(np.asarray(covariance), float(variances[-1]), n)
 
+    def pick(self, n: int, seed: int = 0) -> NDArray[np.int16]:
+        """The `n` of many random networks, (n, genes), that `choose_rows` takes; fewer begin with the same ones."""
+        candidates = self.space.distinct(self.space.sample(CANDIDATES, seed))
+        return candidates[self.choose_rows(candidates, n)]
+
     def _state(self) -> Arrays:
         names = ("genotypes", "variances", "alpha", "centre", "prior")
         arrays = {name: np.asarray(getattr(self, f"_{name}")) for name in names}
@@ -224,9 +229,7 @@ def pick_for_transfer(
     space: SearchSpace, metric: str, n: int, tables: Sequence[str | Path], seed: int = 0
 ) -> NDArray[np.int16]:
     """The `n` networks, (n, genes), to measure on a new device that other devices' `tables` help to predict."""
-    model = Transfer(space, metric=metric).learn_sources(read_sources(tables, space, metric, seed))
-    candidates = space.distinct(space.sample(CANDIDATES, seed))
-    return candidates[model.choose_rows(candidates, n)]
+    return Transfer(space, metric=metric).learn_sources(read_sources(tables, space, metric, seed)).pick(n, seed)
 
 
 def source_scaling(costs: Array) -> tuple[Array, Array]:

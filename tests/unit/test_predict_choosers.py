@@ -1,0 +1,122 @@
+"""Which networks a profiling run measures: until an aim is met, or for transfer from other devices."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from hwnas.cli import app
+from hwnas.core.errors import InputError
+from hwnas.core.table import Cost, CostTable
+from hwnas.core.target import Target
+from hwnas.predict import Aim, Progress, for_transfer, until
+from hwnas.predict.choosers import FIRST_NETWORKS, progress_in
+from hwnas.profile import Run
+from hwnas.spaces import get_space
+
+SPACE = get_space("nasbench-macro")
+COSTS = np.array([0.02 + p.macs / 1e7 for p in SPACE.primitives()])
+QUICK = ["--goal", "0.5", "--time-limit", "0.005"]
+
+
+def run_with(folder: Path, population: np.ndarray, failed: int = 0, noise: float = 0.0) -> Run:
+    """A run folder in which `population` was measured, the first `failed` of them in vain."""
+    rows = {p.key: {"latency_ms": Cost(c, verdict="steady")} for p, c in zip(SPACE.primitives(), COSTS, strict=True)}
+    CostTable(Target("toy", "torch"), rows).save(folder / "table.csv")
+    values = SPACE.total(COSTS, population) * np.random.default_rng(0).normal(1, noise, len(population))
+    latency = [None] * failed + list(values[failed:])
+    columns = {"space": [SPACE.spec] * len(population), "arch": [SPACE.format(row) for row in population]}
+    columns |= {"latency_ms": latency, "latency_ms_verdict": ["failed"] * failed + ["steady"] * (len(latency) - failed)}
+    pq.write_table(pa.table(columns), folder / "networks.parquet")
+    return Run(folder, Target("toy", "torch"), (), folder / "samples.sqlite", 0.02)
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    population = SPACE.distinct(SPACE.sample(200, 1))
+    columns: dict[str, object] = {"arch": [SPACE.format(row) for row in population]}
+    for device in range(3):
+        columns[f"d{device}_ms"] = SPACE.total(COSTS * rng.uniform(0.5, 2, len(COSTS)), population)
+    path = tmp_path_factory.mktemp("devices") / "devices.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_until_asks_for_new_networks_and_stops_when_the_aim_is_surely_met(tmp_path: Path) -> None:
+    population = SPACE.distinct(SPACE.sample(200, 0))
+    aim = Aim.parse("within_10=0.95")
+    (tmp_path / "empty").mkdir()
+    empty = run_with(tmp_path / "empty", population[:0])
+    first = until(SPACE, aim)(empty, 100)
+    assert first.shape == (FIRST_NETWORKS, 8) and len(np.unique(first, axis=0)) == FIRST_NETWORKS
+    assert (first == until(SPACE, aim)(empty, 100)).all() and len(until(SPACE, aim)(empty, 3)) == 3
+    for name, noise, met in (("exact", 0.0, True), ("noisy", 0.2, False)):
+        (tmp_path / name).mkdir()
+        run = run_with(tmp_path / name, population[:60], failed=4, noise=noise)
+        progress = progress_in(run, SPACE, aim)
+        assert progress is not None and progress.n == 56 and aim.met_by(progress) is met
+        more = until(SPACE, aim)(run, 100)
+        assert (len(more) == 0) is met
+        assert len(SPACE.distinct(np.concatenate([population[:60], more]))) == 60 + len(more)
+
+
+def test_few_networks_are_no_proof(tmp_path: Path) -> None:
+    aim = Aim.parse("within_10=0.5")
+    assert progress_in(run_with(tmp_path, SPACE.sample(4, 0)), SPACE, aim) is None
+    assert not aim.met_by(None) and aim.report(None)["met"] is False
+
+
+def test_aims_of_errors_are_upper_limits() -> None:
+    assert Aim.parse("mape=2").met_by(Progress(1.0, 1.9, 50)) and not Aim.parse("mape=2").met_by(Progress(1.0, 2.1, 50))
+    for text in ("within_10", "within_10=2", "mape=0", "mape=nan", "speed=3", "within_10=x"):
+        with pytest.raises(InputError, match="--until"):
+            Aim.parse(text)
+
+
+def test_transfer_picks_the_same_networks_however_often_it_is_cut_off(tmp_path: Path, devices: Path) -> None:
+    choose = for_transfer(SPACE, [devices])
+    whole = choose(run_with(tmp_path, SPACE.sample(0, 0)), 10)
+    rest = choose(run_with(tmp_path, whole[:4]), 6)
+    assert (np.concatenate([whole[:4], rest]) == whole).all() and len(np.unique(whole, axis=0)) == 10
+    with pytest.raises(InputError, match="no run folder and no table"):
+        for_transfer(SPACE, [tmp_path / "none.parquet"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--until", "within_10=7"], "within_10 is a number above 0 and at most 1"),
+        (["--select", "transfer", "--networks", "5"], "go together"),
+        (["--transfer-from", "x.parquet"], "go together"),
+        (["--until", "mape=2", "--select", "transfer", "--transfer-from", "x.parquet"], "picks the networks itself"),
+        (["--select", "transfer", "--transfer-from", "x.parquet"], "how many networks"),
+        (["--select", "transfer", "--transfer-from", "x.parquet", "--networks", "5"], "no table at x.parquet"),
+        (["--device", "file", "--until", "mape=2", "--emit", "b"], "measures nothing here"),
+    ],
+)
+def test_bad_requests_leave_nothing(tmp_path: Path, options: list[str], message: str) -> None:
+    command = ["profile", "--space", SPACE.spec, "--out", str(tmp_path / "run"), *options]
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, InputError) and message in str(done.exception)
+    assert not (tmp_path / "run").exists()
+
+
+def test_profile_until_and_for_transfer(tmp_path: Path, devices: Path) -> None:
+    def profiled(*options: str) -> dict[str, object]:
+        command = ["profile", "--space", SPACE.spec, "--out", str(tmp_path / "run"), *QUICK, "--json", *options]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)["runs"][0]
+
+    told = profiled("--select", "transfer", "--transfer-from", str(devices), "--networks", "4")
+    assert told["networks"] == 4 and 0 < told["expected"]["mape"] < 100 and -1 <= told["expected"]["spearman"] <= 1
+    capped = profiled("--until", "within_5=1", "--networks", "8")
+    assert capped["networks"] <= 12 and capped["until"]["aim"] == 1 and capped["until"]["n"] == capped["networks"]
+    requests = Run.load(tmp_path / "run").requests
+    assert [request.select for request in requests] == ["transfer", "until within_5=1"]
+    assert profiled("--until", "within_5=1", "--networks", "8")["networks"] == capped["networks"]
