@@ -10,17 +10,32 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from hwnas.predict import fit_predictor
+from hwnas.predict import fit_predictor, read_measurements
+from hwnas.predict.evaluation import noise_floor
 from hwnas.profile import profile
 from hwnas.profile.device import environment
+from hwnas.spaces import get_space
 
 MODELS = (
     *("flops", "sum", "linear1", "linear2", "ridge", "physical", "mlp", "lstm", "boosting", "gp", "residual"),
     "auto",
 )
+METRIC = "latency_ms"
 SHOWN = ("rmse", "mape", "medape", "within_5", "within_10", "kendall")
+
+
+def compare(run: Path, space: str, models: Sequence[str], test: int, seed: int) -> dict[str, dict[str, float]]:
+    """Fit each of `models` to a run, all but `test` networks; prints and returns its scores on those."""
+    print("model".ljust(14), *(name.rjust(10) for name in SHOWN))
+    scores = {}
+    for name in models:
+        report = fit_predictor(run, space, METRIC, model=name, test=test, seed=seed)
+        scores[name] = {key: float(report.metrics[key]) for key in SHOWN}
+        print(name.ljust(14), *(f"{scores[name][key]:10.4f}" for key in SHOWN), flush=True)
+    return scores
 
 
 def main() -> None:
@@ -37,16 +52,13 @@ def main() -> None:
     run = profile(given.space, given.out, networks=given.networks, repeats=given.repeats, seed=given.seed)
     print(json.dumps(environment()))
     print(json.dumps(run.summary()))
-    print("model".ljust(14), *(name.rjust(10) for name in SHOWN))
-    best = float("inf")
-    for name in given.models:
-        report = fit_predictor(given.out, given.space, "latency_ms", model=name, test=given.test, seed=given.seed)
-        print(name.ljust(14), *(f"{report.metrics[key]:10.4f}" for key in SHOWN), flush=True)
-        best = min(best, report.metrics["mape"] or best)
-    if report.noise:
+    scores = compare(given.out, given.space, given.models, given.test, given.seed)
+    best = min(score["mape"] for score in scores.values())
+    noise = noise_floor(read_measurements(given.out, get_space(given.space), METRIC))
+    if noise:
         print(
-            f"noise floor (MAPE of one measurement as the truth of another, over sqrt 2): {report.noise.mape:.2f} %; "
-            f"best model at {best / report.noise.mape:.2f} times the noise floor"
+            f"noise floor (MAPE of one measurement as the truth of another, over sqrt 2): {noise.mape:.2f} %; "
+            f"best model at {best / noise.mape:.2f} times the noise floor"
         )
 
 

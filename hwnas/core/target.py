@@ -25,6 +25,7 @@ class Target:
         batch: images in one inference; a latency is that of the whole batch.
         threads: processor threads of one inference; 0 where the notion does not apply.
         tuned: whether kernels were tuned for the shapes.
+        graphs: whether an inference is one replayed CUDA graph, without the cost of launching its kernels one by one.
         cache: `warm` where an inference follows another of its own kind, `cold` where caches were flushed before it.
         origin: measured by hwnas, imported from somebody's log, or simulated.
     """
@@ -36,6 +37,7 @@ class Target:
     batch: int = 1
     threads: int = 1
     tuned: bool = False
+    graphs: bool = False
     cache: str = "warm"
     origin: Origin = "measured"
 
@@ -67,7 +69,7 @@ class Target:
         if self.threads:
             parts.append(f"{self.threads} thread{'s' if self.threads > 1 else ''}")
         parts += (
-            ["tuned"] * self.tuned + [self.cache] * (self.cache != "warm") + [self.origin] * (self.origin != "measured")
+            ["tuned"] * self.tuned + ["CUDA graphs"] * self.graphs + [self.cache] * (self.cache != "warm") + [self.origin] * (self.origin != "measured")
         )
         return ", ".join(parts)
 

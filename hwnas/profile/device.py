@@ -76,7 +76,7 @@ def local_target(runtime: str, settings: Settings) -> Target:
         raise UnavailableError(f"cannot measure with {runtime}: {reason}")
     device = cpu_model() if settings.device == "cpu" else gpus()[0]
     return Target(device, runtime, ".".join(backend.version().split(".")[:2]), settings.precision, settings.batch,
-                  settings.threads, backend.tuned)
+                  settings.threads, backend.tuned, settings.graphs, settings.cache)
 
 
 def gpus() -> list[str]:

@@ -144,9 +144,10 @@ class Store:
     def target(self, target: Target) -> int:
         """The number of `target` in this store."""
         text = json.dumps(target.to_json(), sort_keys=True)
-        known = self._read("SELECT id FROM target WHERE json = ?", text)
+        known = [n for n, kept in self._read("SELECT id, json FROM target ORDER BY id")
+                 if Target.from_json(json.loads(kept), str(self.path)) == target]
         if known:
-            return int(known[0][0])
+            return int(known[0])
         with self._errors(), self._transaction():
             self._db.execute("INSERT OR IGNORE INTO target (json) VALUES (?)", (text,))
             return int(self._all("SELECT id FROM target WHERE json = ?", text)[0][0])

@@ -18,9 +18,12 @@ from hwnas.predict.metrics import score
 from hwnas.predict.store import read_document
 from hwnas.search.sources import Array, Population, Source
 from hwnas.spaces import SearchSpace
+from hwnas.train.expected import Cost, ExpectedCost
 
 if TYPE_CHECKING:
     from hwnas.profile import Measurement, Settings
+    from hwnas.train.config import OneShotConfig
+    from hwnas.train.oneshot import CostTerm
     from hwnas.spaces.modules import Network
     from hwnas.train.supernet import Supernet
 
@@ -83,7 +86,7 @@ def local_settings(target: Target | None) -> Settings:
         raise UnavailableError(f"{target} is no target that this machine can measure")
     reasons = []
     for device in backends.get(target.runtime).devices:
-        settings = Settings(device, target.precision, target.batch, target.threads)
+        settings = Settings(device, target.precision, target.batch, target.threads, target.cache, target.graphs)
         try:
             local_target(target.runtime, settings).require_same(target, "the cost")
         except InputError as error:
@@ -117,6 +120,22 @@ def open_supernet(folder: str | Path) -> Supernet:
     from hwnas.train import load_supernet
 
     return load_supernet(folder)
+
+
+def train_one_shot(config: OneShotConfig, terms: list[CostTerm], folder: str) -> Supernet:
+    """Train a mixed super-network and its choices in `folder`; see `hwnas.train.oneshot`."""
+    from hwnas.train.oneshot import train_one_shot
+
+    return train_one_shot(config, terms, folder)
+
+
+def cost_term(
+    space: SearchSpace, name: str, cost: Cost, least: float, bound: float | None = None, upper: bool = True
+) -> CostTerm:
+    """A cost that such a training takes into account."""
+    from hwnas.train.oneshot import CostTerm
+
+    return CostTerm(name, ExpectedCost(space, cost), least, bound, upper)
 
 
 def build_network(space: SearchSpace, row: Population, supernet: str | Path | None) -> Network:

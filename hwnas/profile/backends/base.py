@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
-from numpy.typing import ArrayLike
-
 from hwnas.core.registry import Registry
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Stopwatch, matrix_sentinel, queue_wait
@@ -30,12 +28,21 @@ from hwnas.profile.timer import Stopwatch, matrix_sentinel, queue_wait
 
 @dataclass(frozen=True)
 class Settings:
-    """How a runtime is to run: `device` (`cpu`, `gpu`), `precision`, images in a `batch`, processor `threads`."""
+    """How a runtime is to run.
+
+    Attributes:
+        device: `cpu` or `gpu`.
+        batch: images in one inference; threads: processor threads of one.
+        cache: `warm`, or `cold` where the device's cache is flushed before every timed run.
+        graphs: whether the kernels of an inference are recorded once and replayed as a CUDA graph.
+    """
 
     device: str = "cpu"
     precision: str = "fp32"
     batch: int = 1
     threads: int = 1
+    cache: str = "warm"
+    graphs: bool = False
 
 
 class Backend(ABC):
@@ -45,6 +52,8 @@ class Backend(ABC):
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     tuned: ClassVar[bool] = False
+    caches: ClassVar[tuple[str, ...]] = ("warm",)
+    can_graph: ClassVar[bool] = False
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -68,6 +77,11 @@ class Backend(ABC):
             return f"it runs on {', '.join(cls.devices)}, not on {settings.device}"
         if settings.precision not in cls.precisions:
             return f"it runs in {', '.join(cls.precisions)}, not in {settings.precision}"
+        on_gpu = settings.device == "gpu"
+        if settings.cache not in (cls.caches if on_gpu else ("warm",)):
+            return f"{settings.cache} caches are measured by torch on gpu only; leave --cache away"
+        if settings.graphs and not (cls.can_graph and on_gpu):
+            return "CUDA graphs are replayed by torch on gpu only; leave --graphs away"
         return None
 
     @abstractmethod
@@ -75,8 +89,8 @@ class Backend(ABC):
         """Load `subject` with its inputs in place; the result is handed to `run` and `close`."""
 
     @abstractmethod
-    def run(self, model: Any) -> Sequence[ArrayLike]:
-        """One inference, ended when it returns; gives the outputs."""
+    def run(self, model: Any) -> Sequence[Any]:
+        """One inference, ended when it returns; gives the outputs where they lie, on the device or here."""
 
     @abstractmethod
     def close(self, model: Any) -> None:
@@ -94,6 +108,10 @@ class Backend(ABC):
             return took - (waited() - before)
 
         return once
+
+    def memory_mib(self, model: Any) -> float | None:
+        """The most memory that one run took beside weights and inputs, counted by the device; None where it is not."""
+        return None
 
     def sentinel(self) -> Stopwatch:
         """A fixed piece of work on the same device, whose time tells how fast the machine runs now."""
