@@ -78,8 +78,9 @@ def test_the_neighbourhood_is_every_change_of_one_gene() -> None:
     assert ((near != row).sum(1) == 1).all()
 
 
-def test_ranks_and_front_follow_from_dominance() -> None:
-    values = np.random.default_rng(0).integers(0, 12, (80, 3)).astype(float)
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_ranks_and_front_follow_from_dominance(columns: int) -> None:
+    values = np.random.default_rng(0).integers(0, 12, (80, columns)).astype(float)
     dominated = ((values[None] >= values[:, None]).all(2) & (values[None] > values[:, None]).any(2))
     rank = ranks(values)
     np.testing.assert_array_equal(rank == 0, ~dominated.any(1))
