@@ -41,7 +41,8 @@ SPACE = "ofa-mbv3:variant=cifar,width=0.25,resolution=16,num_classes=10"
 METRIC = "latency_ms"
 SEEDS = (1, 2)
 MEASURED_NETWORKS = 60
-SUB_NETWORKS = 120
+SUB_NETWORKS = 80
+NO_LIMIT_S = 1e6
 BUDGET_AT = 0.35
 RANDOM_NETWORKS = 5
 
@@ -56,6 +57,7 @@ class Bench:
             path=options.data / "cifar10_train.parquet",
             test_path=options.data / "cifar10_test.parquet",
             train_limit=options.images,
+            val_fraction=0.03,
         )
 
     def part(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -75,6 +77,7 @@ class Bench:
             epochs=self.options.epochs,
             bounds_every=2,
             subnets=3,
+            calibration_images=1000,
             seed=self.options.seed,
             threads=self.options.threads,
         )
@@ -112,7 +115,7 @@ class Bench:
         costs = cost_sources([str(model)], self.space)
         least, most = reachable(costs[METRIC], self.space)
         budget = float(np.round(least + BUDGET_AT * (most - least), 4))
-        accuracy = supernet_source(str(self.out / "supernet"), self.space, SUB_NETWORKS, float("inf"))
+        accuracy = supernet_source(str(self.out / "supernet"), self.space, SUB_NETWORKS, NO_LIMIT_S)
         best = search(
             self.space,
             accuracy,

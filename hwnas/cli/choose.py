@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hwnas.cli.shell import Json, Seed, Space, app, bounds, columns, show
 from hwnas.core.errors import ClaimFailedError, InputError
 from hwnas.core.units import UNSUPPORTED
+
+if TYPE_CHECKING:
+    from hwnas.train import OneShotConfig
 
 
 @app.command("train-supernet")
@@ -48,9 +51,14 @@ def train_command(
 
 @app.command("search")
 def search_command(
-    space: Space,
-    accuracy: Annotated[str, typer.Option("--accuracy", help="super-network, predictor, table:FILE#COLUMN, ofa:FILE")],
     out: Annotated[Path, typer.Option("--out", help="folder of the result")],
+    space: Annotated[str | None, typer.Option("--space", help="search space, such as ofa-mbv3:width=1.2")] = None,
+    accuracy: Annotated[
+        str | None, typer.Option("--accuracy", help="super-network, predictor, table:FILE#COLUMN, ofa:FILE")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="data and schedule of a method that trains, such as fbnet")
+    ] = None,
     cost: Annotated[list[str], typer.Option("--cost", help="[NAME=]SOURCE: predictor, cost table, note10:FOLDER")] = [],  # noqa: B006
     most: Annotated[list[str], typer.Option("--max", help="budget, such as latency_ms=20")] = [],  # noqa: B006
     least: Annotated[list[str], typer.Option("--min", help="lower bound, such as throughput_ips=100")] = [],  # noqa: B006
@@ -60,21 +68,43 @@ def search_command(
     front: Annotated[bool, typer.Option("--front", help="the whole accuracy-cost front")] = False,
     measure: Annotated[int, typer.Option("--measure", min=0, help="finalists measured at most; 0: none")] = 24,
     store: Annotated[Path | None, typer.Option("--store", help="sample store of the run behind the cost model")] = None,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="seed of every random choice")] = None,
     as_json: Json = False,
 ) -> None:
     """The most accurate network under budgets, confirmed on this machine where that is the target."""
-    from hwnas.search import search
+    from hwnas.search import one_shot_search, search
 
     budgets = bounds(most, "--max")
     if runs_on:
         cost, budgets = [*cost, f"dpu:{runs_on}"], {**budgets, UNSUPPORTED.name: 0.0}
-    result = search(space, accuracy, cost, max=budgets, min=bounds(least, "--min"), algorithm=algorithm,
-                    confidence=confidence, front=front, measured=measure, store=store, seed=seed, out=out)  # fmt: skip
+    asked: dict[str, Any] = {"max": budgets, "min": bounds(least, "--min"), "confidence": confidence,
+                             "measured": measure, "store": store, "out": out}  # fmt: skip
+    if config is not None:
+        if accuracy is not None or front:
+            raise InputError("a search with --config learns what is accurate itself, for one target: leave out "
+                             f"{'--front' if accuracy is None else '--accuracy'}")  # fmt: skip
+        result = one_shot_search(_one_shot_config(config, space, algorithm, seed), cost, **asked)
+    elif space is None or accuracy is None:
+        raise InputError("search needs --space and --accuracy, or the --config of a method that trains, such as fbnet")
+    else:
+        result = search(space, accuracy, cost, algorithm=algorithm, front=front, seed=seed or 0, **asked)
     report = result.to_json()
     show(report, _found(report, out), as_json)
     certificate = report["best"]["certificate"]
     _require([certificate] if certificate else [])
+
+
+def _one_shot_config(path: Path, space: str | None, algorithm: str, seed: int | None) -> OneShotConfig:
+    """The configuration at `path` with what else the command says; raises `InputError` where the two contradict."""
+    from hwnas.core.config import load_config
+    from hwnas.spaces import get_space
+    from hwnas.train import OneShotConfig
+
+    config = load_config(path, OneShotConfig)
+    if space is not None and get_space(space) != get_space(config.space):
+        raise InputError(f"{path} is of {config.space}, --space says {space}: leave --space out")
+    named = {} if algorithm == "auto" else {"algorithm": algorithm}
+    return config.model_copy(update={**named, **({} if seed is None else {"seed": seed})})
 
 
 def _found(report: dict[str, Any], out: Path) -> str:

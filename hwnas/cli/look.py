@@ -176,7 +176,8 @@ def registry(as_json: Json = False) -> None:
     from hwnas.spaces import spaces
     from hwnas.spaces.primitive import kinds
     from hwnas.train.data import datasets
+    from hwnas.train.oneshot import one_shot
 
-    registries = (spaces, kinds, backends, parsers, predictors, datasets, algorithms)
+    registries = (spaces, kinds, backends, parsers, predictors, datasets, algorithms, one_shot)
     report = {each.kind: list(each) for each in registries}
     show(report, "\n".join(f"{kind:16}{', '.join(names)}" for kind, names in report.items()), as_json)

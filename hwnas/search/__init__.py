@@ -2,6 +2,7 @@
 
 from hwnas.search.algorithm import algorithms
 from hwnas.search.export import Exported, export
+from hwnas.search.oneshot import one_shot_search
 from hwnas.search.problem import Constraint, Problem, make_problem
 from hwnas.search.result import Candidate, Result
 from hwnas.search.run import search, solve
@@ -21,6 +22,7 @@ __all__ = [
     "cost_sources",
     "export",
     "make_problem",
+    "one_shot_search",
     "search",
     "solve",
     "sources",

@@ -14,6 +14,7 @@ from hwnas.core.registry import Registry
 from hwnas.core.units import quantity_of
 from hwnas.search.evaluator import Evaluator, Scored
 from hwnas.search.moves import best, crossover, crowding, mutate, ranks
+from hwnas.search.problem import Problem
 from hwnas.search.sources import Array
 
 Algorithm = Callable[[Evaluator], None]
@@ -64,9 +65,9 @@ def nsga2(evaluator: Evaluator) -> None:
         parents = _spread(parents + offspring(parents, children, evaluator), size, evaluator)
 
 
-def objectives(scored: Scored, evaluator: Evaluator) -> Array:
+def objectives(scored: Scored, problem: Problem) -> Array:
     """Accuracy and costs as columns to maximise, shape (n, 1 + costs)."""
-    names = [name.rpartition(".")[2] for name in evaluator.problem.costs]
+    names = [name.rpartition(".")[2] for name in problem.costs]
     signs = np.array([-1.0 if quantity_of(name).lower_is_better else 1.0 for name in names])
     return np.column_stack([scored.score, scored.costs * signs])
 
@@ -74,7 +75,7 @@ def objectives(scored: Scored, evaluator: Evaluator) -> Array:
 def _spread(scored: Scored, n: int, evaluator: Evaluator) -> Scored:
     """The `n` best by non-domination rank, then by crowding distance; infeasible ones come last, by violation."""
     feasible, others = scored[scored.feasible], scored[~scored.feasible]
-    values = objectives(feasible, evaluator)
+    values = objectives(feasible, evaluator.problem)
     rank, distance = ranks(values), np.empty(len(feasible))
     for level in range(rank.max(initial=-1) + 1):
         distance[rank == level] = crowding(values[rank == level])

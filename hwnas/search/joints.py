@@ -22,9 +22,9 @@ from hwnas.train.expected import Cost, ExpectedCost
 
 if TYPE_CHECKING:
     from hwnas.profile import Measurement, Settings
+    from hwnas.spaces.modules import Network
     from hwnas.train.config import OneShotConfig
     from hwnas.train.oneshot import CostTerm
-    from hwnas.spaces.modules import Network
     from hwnas.train.supernet import Supernet
 
 MODEL = "model.json"

@@ -61,7 +61,7 @@ class Problem:
         for constraint in self.constraints:
             if constraint.quantity != ACCURACY:
                 values = costs[:, names.index(constraint.quantity)]
-                total += constraint.excess(self._claimed(constraint, population, values))
+                total += constraint.excess(self.claimed(constraint, population, values))
         return total
 
     def accuracy_violation(self, accuracy: Array) -> Array:
@@ -72,7 +72,8 @@ class Problem:
                 total += constraint.excess(accuracy)
         return total
 
-    def _claimed(self, constraint: Constraint, population: Population, values: Array) -> Array:
+    def claimed(self, constraint: Constraint, population: Population, values: Array) -> Array:
+        """What has to keep the bound: predicted `values`, or the end of their interval that holds with confidence."""
         if self.confidence is None:
             return values
         interval = self.costs[constraint.quantity].interval

@@ -47,6 +47,8 @@ class Result:
         seconds: of the search itself.
         reachable: quantity -> least and most that the space can reach, for each constrained cost.
         notes: what a person should know, such as why a budget was not used up.
+        accuracy_model: how the accuracy was estimated: the model fitted to sub-networks and its rank correlation, or
+            the entropy of each learnt choice as a part of the most it can have.
     """
 
     problem: Mapping[str, Any]

@@ -12,7 +12,7 @@ from hwnas.core.errors import InputError
 from hwnas.core.files import check_folder
 from hwnas.core.progress import progress
 from hwnas.search.algorithm import algorithms, objectives
-from hwnas.search.certified import MEASURED, certified
+from hwnas.search.certified import MEASURED, Solve, certified
 from hwnas.search.evaluator import Evaluator, Scored
 from hwnas.search.moves import best, nondominated
 from hwnas.search.problem import ACCURACY, Constraint, Problem, make_problem
@@ -70,6 +70,13 @@ def search(
     def run(asked: Problem) -> tuple[Result, list[Candidate]]:
         return solve(asked, algorithm, seed, front=front, evaluations=evaluations, seconds=seconds)
 
+    return finish(problem, run, measured=measured, store=store, seed=seed, out=out)
+
+
+def finish(
+    problem: Problem, run: Solve, *, measured: int, store: str | Path | None, seed: int, out: str | Path | None
+) -> Result:
+    """Solve a problem by `run`, measure its finalists where a budget is of this machine, and write what came of it."""
     if measured and any(constraint.quantity in problem.costs for constraint in problem.constraints):
         result, certificates = certified(problem, run, measured=measured, store=store, seed=seed)
     else:
@@ -129,9 +136,7 @@ def solve(
 def candidates(problem: Problem, scored: Scored) -> list[Candidate]:
     """The architectures as text, with their accuracy and costs."""
     return [
-        Candidate(
-            problem.space.format(row), float(score), dict(zip(problem.costs, map(float, costs), strict=True))
-        )
+        Candidate(problem.space.format(row), float(score), dict(zip(problem.costs, map(float, costs), strict=True)))
         for row, score, costs in zip(scored.genotypes, scored.score, scored.costs, strict=True)
     ]
 
@@ -161,7 +166,7 @@ def _asked_exactly(evaluator: Evaluator, found: Scored, front: bool) -> Scored:
 
 
 def _front(evaluator: Evaluator, found: Scored) -> Scored:
-    front = found[nondominated(objectives(found, evaluator))]
+    front = found[nondominated(objectives(found, evaluator.problem))]
     return front[np.argsort(front.score, kind="stable")]
 
 

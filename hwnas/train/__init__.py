@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwnas.train.config import DataConfig, NetworkConfig, SupernetConfig
+from hwnas.train.config import DataConfig, NetworkConfig, OneShotConfig, SupernetConfig
 from hwnas.train.data import datasets
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataConfig",
     "NetworkConfig",
+    "OneShotConfig",
     "SupernetConfig",
     "datasets",
     "load_network",

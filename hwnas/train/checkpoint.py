@@ -5,18 +5,35 @@ The JSON file is renamed into place last, so a checkpoint is either the new one 
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hwnas
 from hwnas.core.errors import InputError
 from hwnas.core.files import read_json, replacing, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from hwnas.train.config import RunConfig
+
 SCHEMA = 1
+
+
+def provenance(kind: str, config: RunConfig) -> dict[str, Any]:
+    """What a checkpoint says of itself beside its weights."""
+    import torch
+
+    return {
+        "kind": kind,
+        "hwnas": hwnas.__version__,
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "config": config.model_dump(mode="json"),
+    }
 
 
 def save(

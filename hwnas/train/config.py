@@ -108,6 +108,36 @@ class SupernetConfig(RunConfig):
         return self
 
 
+class OneShotConfig(RunConfig):
+    """`hwnas search --config CONFIG`: a search that trains a super-network of mixed blocks and learns what to choose.
+
+    Attributes:
+        algorithm: a registered one: `fbnet`.
+        epochs: passes over the images that train weights; everything that is annealed follows it.
+        arch_fraction: part of the training images that trains the choices; the others train the weights.
+        arch_learning_rate, arch_weight_decay: of Adam on the choices.
+        weights_first: part of the steps in which only weights are trained.
+        temperature: of the Gumbel-softmax at the start; it falls by exp(-4.05) to the end.
+        alpha, beta: of the published loss, cross-entropy * alpha * ln(latency in microseconds)^beta, without a target.
+        dual_rate: by how much a multiplier grows in one step in which its cost is twice its target.
+        calibration_images: training images on which BatchNorm statistics are re-estimated.
+    """
+
+    algorithm: str = "fbnet"
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    label_smoothing: Fraction = 0.0
+    epochs: Positive = 90.0
+    arch_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    arch_learning_rate: Positive = 0.01
+    arch_weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weights_first: Fraction = 1 / 9
+    temperature: Positive = 5.0
+    alpha: Positive = 0.2
+    beta: Positive = 0.6
+    dual_rate: Positive = 0.1
+    calibration_images: Annotated[int, Field(ge=8)] = 2000
+
+
 class NetworkConfig(RunConfig):
     """`hwnas train CONFIG`: one found network, from scratch or from the weights it had.
 

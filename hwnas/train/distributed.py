@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,17 @@ class Group:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         if self.world == 1 or not gradients:
             return
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= self.world
+        flat = self.average(torch.cat([gradient.flatten() for gradient in gradients]))
         parts = torch.split(flat, [gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """`tensor`, in place, as the mean over the processes."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+            tensor /= self.world
+        return tensor
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the BatchNorm statistics of the first, as a resumed run would have them."""

@@ -156,6 +156,18 @@ def _weightless(op: Op, shapes: tuple[Shape, ...]) -> nn.Module:
     return op.module(*shapes)
 
 
+def initialise(network: nn.Module, seed: int) -> None:
+    """He's initialisation of convolutions, small weights of linear layers, zero biases: the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", generator=generator)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0.0, 0.01, generator=generator)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def channels_last(module: nn.Module) -> None:
     """Reorder the weights of convolutions in place, as channels-last images want them."""
     for parameter in module.parameters():
@@ -176,17 +188,7 @@ class ElasticNetwork(nn.Module):
         if any(node.inputs != (index - 1,) for index, node in enumerate(space.graph(row).nodes)):
             raise InputError(f"{space.spec} is no chain of blocks: it has no elastic super-network")
         self.blocks = nn.ModuleList(_elastic_block(space, slot) for slot in range(len(space.slots)))
-        self._initialise(seed)
-
-    def _initialise(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", generator=generator)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, 0.0, 0.01, generator=generator)
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        initialise(self, seed)
 
     def running(self, row: ArrayLike) -> list[tuple[ElasticBlock, Primitive]]:
         """The blocks that one genotype runs, in order, each with the primitive it runs as."""

@@ -54,8 +54,9 @@ class Phase(ABC):
     def losses(self, step: int, images: Tensor, labels: Tensor) -> Losses:
         """(name, loss) of each network trained in this step; each is differentiated before the next is asked for."""
 
-    def stepped(self, step: int) -> None:  # noqa: B027
-        """Called after the update of the weights in `step`."""
+    def stepped(self, step: int) -> dict[str, float]:
+        """Called after the update of the weights in `step`; what it returns is logged beside the losses."""
+        return {}
 
     def finish(self) -> dict[str, float]:
         """Called after the last step; what it returns is logged. It may change the modules of the run."""
@@ -113,10 +114,10 @@ class Run:
         for step in steps:
             lr = cosine(step - start, phase.steps, phase.warmup, scale)
             losses = self._step(phase, step, optimizer, lr)
-            phase.stepped(step)
+            more = phase.stepped(step)
             mean = sum(losses.values()) / len(losses)
             task.update(step + 1, f"{phase.name}, loss {mean:.3f}")
-            log.step(step, phase.name, lr, losses)
+            log.step(step, phase.name, lr, {**losses, **more})
             if time.monotonic() - saved >= self.config.checkpoint_s and step + 1 < steps.stop:
                 self._save(step + 1, optimizer)
                 saved = time.monotonic()
@@ -131,22 +132,30 @@ class Run:
         losses: dict[str, Tensor] = {}
         pending = phase.losses(step, images, labels)
         while True:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            with self.precision():
                 name, loss = next(pending, ("", None))
             if loss is None:
                 break
             loss.backward()  # type: ignore[no-untyped-call]
             losses[name] = loss.detach()
         values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-        for name, value in values.items():
-            if value != value or abs(value) == float("inf"):
-                raise InputError(
-                    f"the loss of {name} is {value} at step {step} ({phase.name}, learning rate {lr:.4g}): lower "
-                    f"learning_rate and run the same command again, it goes on from the checkpoint in {self.folder}"
-                )
+        self.check_finite(values, f"step {step} ({phase.name}, learning rate {lr:.4g})")
         self.group.average_gradients(self.model)
         optimizer.step()
         return values
+
+    def precision(self) -> torch.autocast:
+        """The context in which networks are run forward."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def check_finite(self, losses: dict[str, float], where: str) -> None:
+        """Raise `InputError` that names the first loss which is not finite."""
+        for name, value in losses.items():
+            if value != value or abs(value) == float("inf"):
+                raise InputError(
+                    f"the loss of {name} is {value} at {where}: lower learning_rate and run the same command again, "
+                    f"it goes on from the checkpoint in {self.folder}"
+                )
 
     def _optimizer(self, momentum: dict[str, Tensor]) -> torch.optim.SGD:
         """SGD with Nesterov's momentum, no weight decay on BatchNorm and bias."""
@@ -197,7 +206,10 @@ def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 def _same_run(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
     """Raises `InputError` where the checkpoint in `folder` belongs to another configuration."""
     free = ("learning_rate", "threads", "checkpoint_s", "tensorboard", "device")
-    before, now = ({k: v for k, v in (about.get("config") or {}).items() if k not in free} for about in (found, asked))
+    before, now = (
+        {k: v for k, v in {**(about.get("config") or {}), **(about.get("costs") or {})}.items() if k not in free}
+        for about in (found, asked)
+    )
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             raise InputError(

@@ -23,7 +23,6 @@ from hwnas.train.elastic import channels_last
 from hwnas.train.evaluate import Evaluator
 from hwnas.train.loop import Losses, Phase, Run, cpu_threads, fixed_shape
 from hwnas.train.supernet import load_supernet, open_data, resolution_of
-from hwnas.train.training import provenance
 
 NAME = "network"
 AVERAGE = "average"
@@ -58,7 +57,7 @@ def train_network(config: NetworkConfig, out: str | Path, *, resume: bool = True
     group = Group.from_environment(device)
     with cpu_threads(config.threads):
         batches = Batches(data, config.batch, config.seed, device, group.rank, group.world)
-        run = Run(Path(out), NAME, config, batches, network, provenance(NAME, config), device, group)
+        run = Run(Path(out), NAME, config, batches, network, checkpoint.provenance(NAME, config), device, group)
         if config.ema:
             run.others[AVERAGE] = copy.deepcopy(network).requires_grad_(False)
         run.fit([NetworkPhase(run, network, config)], resume)
@@ -132,10 +131,10 @@ class NetworkPhase(Phase):
         logits = self._forward(images).float()
         yield self.name, F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
 
-    def stepped(self, step: int) -> None:
+    def stepped(self, step: int) -> dict[str, float]:
         """The average starts with a short memory, which grows to that of `ema`."""
         if AVERAGE not in self._run.others:
-            return
+            return {}
         decay = min(self.config.ema, (1 + step) / (EMA_WARMUP + step))
         with torch.no_grad():
             pairs = zip(
@@ -144,6 +143,7 @@ class NetworkPhase(Phase):
             for mean, now in pairs:
                 if mean.is_floating_point():
                     mean.lerp_(now, 1 - decay)
+        return {}
 
     def finish(self) -> dict[str, Any]:
         self._network.load_state_dict(self._run.others.get(AVERAGE, self._network).state_dict())

@@ -16,26 +16,36 @@ from hwnas.core.progress import progress
 from hwnas.spaces import SearchSpace, get_space
 from hwnas.spaces.modules import Network
 from hwnas.train import checkpoint
-from hwnas.train.config import RunConfig, SupernetConfig
+from hwnas.train.config import OneShotConfig, RunConfig, SupernetConfig
 from hwnas.train.data import DataSet, load_data
 from hwnas.train.distributed import pick_device
 from hwnas.train.elastic import ElasticNetwork, channels_last
 from hwnas.train.evaluate import Evaluator
+from hwnas.train.mixed import MixedNetwork
 
 NAME = "supernet"
+FORMS: dict[str, tuple[type[ElasticNetwork | MixedNetwork], type[SupernetConfig | OneShotConfig]]] = {
+    "elastic": (ElasticNetwork, SupernetConfig),
+    "mixed": (MixedNetwork, OneShotConfig),
+}
+"""What a checkpoint's `form` stands for: the network, and the configuration it was trained with."""
 
 
 class Supernet:
     """A super-network: weights for every network of `space`.
 
     Attributes:
-        network: the elastic network.
+        network: the elastic or the mixed network.
         config: what it was trained with.
         about: what its checkpoint says: step, finished, versions.
     """
 
     def __init__(
-        self, network: ElasticNetwork, config: SupernetConfig, about: dict[str, Any], data: DataSet | None = None
+        self,
+        network: ElasticNetwork | MixedNetwork,
+        config: SupernetConfig | OneShotConfig,
+        about: dict[str, Any],
+        data: DataSet | None = None,
     ) -> None:
         self.network, self.config, self.about, self._data = network.eval(), config, about, data
 
@@ -90,10 +100,12 @@ def load_supernet(folder: str | Path, device: str = "auto") -> Supernet:
     """
     about = checkpoint.read(folder, NAME)
     where = str(Path(folder) / f"{NAME}.json")
-    if about.get("kind") != NAME or not isinstance(about.get("config"), dict):
+    form = about.get("form", "elastic")
+    if about.get("kind") != NAME or not isinstance(about.get("config"), dict) or form not in FORMS:
         raise InputError(f"{where}: not a super-network's checkpoint")
-    config = parse_config(about["config"], SupernetConfig, where)
-    network = ElasticNetwork(get_space(config.space), config.seed)
+    kind, settings = FORMS[form]
+    config = parse_config(about["config"], settings, where)
+    network = kind(get_space(config.space), config.seed)
     checkpoint.put_weights(network, checkpoint.tensors(folder, about, "weights"), where)
     network.to(pick_device(device))
     channels_last(network)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-
-import hwnas
+from hwnas.core.errors import InputError
 from hwnas.core.registry import Registry
 from hwnas.spaces import SearchSpace, get_space
 from hwnas.train import checkpoint
 from hwnas.train.batches import Batches
-from hwnas.train.config import RunConfig, SupernetConfig
+from hwnas.train.config import SupernetConfig
 from hwnas.train.distributed import Group, pick_device
 from hwnas.train.elastic import ElasticNetwork, channels_last
 from hwnas.train.evaluate import Evaluator
 from hwnas.train.loop import Phase, Run, cpu_threads
+from hwnas.train.oneshot import one_shot
 from hwnas.train.published import read_published
 from hwnas.train.supernet import NAME, Supernet, open_data
 
@@ -34,6 +31,10 @@ def train_supernet(config: SupernetConfig, out: str | Path, *, resume: bool = Tr
     the space or the checkpoint cannot be used, and where a loss is not finite.
     """
     space, device = get_space(config.space), pick_device(config.device)
+    if config.algorithm in one_shot and config.algorithm not in algorithms:
+        raise InputError(
+            f"{config.algorithm} searches while it trains: use hwnas search --config CONFIG --cost COST"
+        )
     algorithm = algorithms.get(config.algorithm)
     network = _initial(space, config)
     data = open_data(space, config)
@@ -43,7 +44,7 @@ def train_supernet(config: SupernetConfig, out: str | Path, *, resume: bool = Tr
     with cpu_threads(config.threads):
         batches = Batches(data, config.batch, config.seed, device, group.rank, group.world)
         evaluator = Evaluator(data, config.calibration_images, config.seed, device)
-        run = Run(Path(out), NAME, config, batches, network, provenance(NAME, config), device, group)
+        run = Run(Path(out), NAME, config, batches, network, checkpoint.provenance(NAME, config), device, group)
         run.fit(algorithm(run, network, config, evaluator) if config.epochs else [], resume)
     return Supernet(network, config, run.about, data)
 
@@ -64,14 +65,3 @@ def _initial(space: SearchSpace, config: SupernetConfig) -> ElasticNetwork:
             weights[name] = own[name]
     checkpoint.put_weights(network, {**counters, **weights}, str(config.init))
     return network
-
-
-def provenance(kind: str, config: RunConfig) -> dict[str, Any]:
-    """What a checkpoint says of itself beside its weights."""
-    return {
-        "kind": kind,
-        "hwnas": hwnas.__version__,
-        "torch": torch.__version__,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "config": config.model_dump(mode="json"),
-    }

@@ -92,7 +92,7 @@ def test_budgets_that_exclude_each_other_end_the_search(name: str) -> None:
 def test_the_front_is_dominated_by_nothing_that_was_found(name: str) -> None:
     evaluator = run(name, problem(LARGE), 1000)
     found = evaluator.feasible()
-    values = objectives(found, evaluator)
+    values = objectives(found, evaluator.problem)
     front = values[nondominated(values)]
     at_least = (values[:, None] >= front[None]).all(axis=2)
     above = (values[:, None] > front[None]).any(axis=2)
