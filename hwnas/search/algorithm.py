@@ -22,8 +22,8 @@ algorithms: Registry[Algorithm] = Registry("algorithm")
 
 PARENTS = 400
 CHILDREN = 2000
-CROSSED = 0.5
-MORE_MUTATIONS = 0.5
+CROSSED = 0.3
+MORE_MUTATIONS = 1.0
 
 
 def sizes(evaluator: Evaluator) -> tuple[int, int]:

@@ -121,6 +121,15 @@ class SearchSpace(ABC):
         return np.array([len(gene.choices) for gene in self.genes])
 
     @cached_property
+    def gates(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+        """For each gene the one that controls it and the least choice of that one, (genes,) each.
+
+        A gene that always matters controls itself, from choice 0 on.
+        """
+        gates = [gene.active or (index, 0) for index, gene in enumerate(self.genes)]
+        return np.array([gate[0] for gate in gates]), np.array([gate[1] for gate in gates], dtype=GENE_TYPE)
+
+    @cached_property
     def size(self) -> int:
         """Number of distinct canonical genotypes."""
         controlled: dict[int, list[Gene]] = {}
@@ -163,21 +172,13 @@ class SearchSpace(ABC):
         return self._canonical(self.check(population).copy())
 
     def _canonical(self, array: Population) -> Population:
-        for index, gene in enumerate(self.genes):
-            if gene.active is not None:
-                controller, least = gene.active
-                array[:, index] *= array[:, controller] >= least
+        array *= self.matters(array)
         return array
 
     def matters(self, population: Population) -> NDArray[np.bool_]:
         """Which genes of each genotype matter, shape (n, genes); the others are 0 in the canonical form."""
-        columns = [
-            np.ones(len(population), dtype=bool)
-            if gene.active is None
-            else population[:, gene.active[0]] >= gene.active[1]
-            for gene in self.genes
-        ]
-        return np.stack(columns, axis=1)
+        controllers, least = self.gates
+        return population.take(controllers, axis=1) >= least
 
     def distinct(self, population: ArrayLike) -> Population:
         """Canonical genotypes without repeats, in order of first appearance."""
