@@ -97,19 +97,28 @@ def predict_command(
     model: Annotated[Path, typer.Argument(help="folder of a predictor, or a cost table")],
     archs: Annotated[list[str] | None, typer.Argument(help="architectures in the space's notation")] = None,
     file: Annotated[Path | None, typer.Option("--file", help="Parquet or CSV with a column arch")] = None,
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="ONNX model, to add up of a cost table's parts")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="file for the rows with their predictions")] = None,
     space: Annotated[str | None, typer.Option("--space", help="search space, where a cost table is given")] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="column, where a cost table has several")] = None,
     extrapolate: Annotated[bool, typer.Option("--extrapolate", help="answer outside the domain of validity")] = False,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="with --onnx: leave out what the table does not know")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Predict networks: the value and its 90 % interval."""
     from hwnas.predict import predict, predict_file
 
-    if bool(archs) == (file is not None):
-        raise InputError("give either architectures or --file, one of the two")
+    if bool(archs) + (file is not None) + (onnx is not None) != 1:
+        raise InputError("give architectures, --file or --onnx, one of the three")
+    if allow_unknown and onnx is None:
+        raise InputError("--allow-unknown is for --onnx")
     if out is not None and file is None:
         raise InputError("--out is for --file: it takes the rows of that file and their predictions")
+    if onnx is not None:
+        _predict_onnx(model, onnx, metric, allow_unknown, as_json)
+        return
     if file is not None:
         predictions = predict_file(model, file, out, space=space, metric=metric, extrapolate=extrapolate)
     else:
@@ -119,3 +128,22 @@ def predict_command(
     lines = [["-" if value is None else f"{value:.6g}" for value in row.values()] for row in rows]
     written = f"{len(rows)} predictions written to {out}"
     show({"predictions": rows}, written if out else columns(list(_PREDICTION), lines), as_json)
+
+
+def _predict_onnx(table: Path, onnx: Path, metric: str | None, allow_unknown: bool, as_json: bool) -> None:
+    from hwnas.core.units import quantity_of
+    from hwnas.predict import predict_onnx
+
+    if (table / "model.json").is_file():
+        raise InputError(f"{table} is a predictor of architectures; --onnx needs a cost table or a run folder")
+    found = predict_onnx(table, onnx, metric=metric, allow_unknown=allow_unknown)
+    report = found.to_json()
+    lines = [
+        f"{found.metric} {found.value:.6g} {quantity_of(found.metric).unit}: the sum of {found.primitives} primitives"
+    ]
+    if found.unknown:
+        lines.append(f"left out, {100 * report['unknown_macs']:.1f} % of the multiply-accumulates:")
+        rows = [[each.operation, str(each.count), f"{100 * each.macs_share:.2f} %"] for each in found.unknown]
+        lines.append(columns(["operation", "count", "share"], rows))
+    row = dict(zip(_PREDICTION, (found.value, None, None), strict=True))
+    show({"predictions": [row], **report}, "\n".join(lines), as_json)

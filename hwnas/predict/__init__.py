@@ -6,7 +6,7 @@ from hwnas.predict.base import Predictor, predictors
 from hwnas.predict.choosers import Aim, for_transfer, until
 from hwnas.predict.data import Measurements, read_measurements
 from hwnas.predict.fit import FitReport, fit_predictor
-from hwnas.predict.inference import Predictions, open_model, predict, predict_file
+from hwnas.predict.inference import OnnxPrediction, Predictions, open_model, predict, predict_file, predict_onnx
 from hwnas.predict.store import load_predictor
 from hwnas.predict.transfer import pick_for_transfer
 
@@ -15,6 +15,7 @@ __all__ = [
     "Audit",
     "FitReport",
     "Measurements",
+    "OnnxPrediction",
     "Predictions",
     "Predictor",
     "Progress",
@@ -27,6 +28,7 @@ __all__ = [
     "pick_for_transfer",
     "predict",
     "predict_file",
+    "predict_onnx",
     "predictors",
     "progress_of",
     "read_measurements",

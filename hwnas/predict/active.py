@@ -47,20 +47,23 @@ def next_to_measure(
         values: their `metric`, (m,).
         candidates: genotypes to pick from; a random pool where None.
 
-    Each pick is the one that leaves the least mean variance over the candidates, by a Gaussian process and given the
-    ones picked before it (Cohn et al., JAIR 1996), relative to the predicted cost. Before there is anything to fit, the
-    process's kernels count alike, so that the first networks are a design for the space and not random ones.
+    Each pick is the one that leaves the least mean variance over the candidates, given the ones picked before it (Cohn
+    et al., JAIR 1996). Variances are the mean of two Gaussian processes': one fitted to what is measured, relative to
+    the predicted cost; and one whose kernels count alike, which makes the first networks a design for the space, and
+    goes on to spread them where the first has been led astray.
     """
     known = space.canonical(measured) if np.size(measured) else np.zeros((0, len(space.genes)), dtype=np.int16)
     pool = unmeasured(space, known, candidates=candidates, seed=seed)
     if not len(pool):
         raise InputError(f"all networks of {space.spec} to pick from have been measured: nothing is left")
-    if len(known) < FEWEST_TO_FIT:
-        covariance, noise = _before_fitting(GaussianProcess(space, table, metric=metric, kernels=KERNELS), known, pool)
-    else:
-        model = GaussianProcess(space, table, metric=metric, kernels=KERNELS).fit(known, values)
-        covariance, noise = _relative_uncertainty(model, pool)
-    return pool[greedy_average(covariance, noise, n)]
+    model = GaussianProcess(space, table, metric=metric, kernels=KERNELS)
+    uncertainties = [_before_fitting(model.clone(), known, pool)]
+    if len(known) >= FEWEST_TO_FIT:
+        uncertainties.append(_relative_uncertainty(model.fit(known, values), pool))
+    scales = [1 / max(float(np.diag(covariance).mean()), JITTER) for covariance, _ in uncertainties]
+    covariance = sum(scale * covariance for scale, (covariance, _) in zip(scales, uncertainties, strict=True))
+    noise = sum(scale * noise for scale, (_, noise) in zip(scales, uncertainties, strict=True))
+    return pool[greedy_average(np.asarray(covariance), float(noise), n)]
 
 
 def unmeasured(

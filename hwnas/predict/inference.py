@@ -1,20 +1,26 @@
-"""The functions behind `hwnas predict`: architectures in, predictions with intervals out."""
+"""The functions behind `hwnas predict`: architectures or an ONNX model in, predictions out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwnas.core.errors import InputError
+from hwnas.core.errors import InputError, MissingCostError
 from hwnas.core.files import replacing
 from hwnas.core.table import CostTable
-from hwnas.predict.base import Array, Predictor, predictors
+from hwnas.predict.base import Array, Predictor, predictors, table_column
 from hwnas.predict.data import open_table
 from hwnas.predict.store import load_predictor
-from hwnas.spaces import SearchSpace, get_space
+from hwnas.spaces import Primitive, SearchSpace, get_space
+
+if TYPE_CHECKING:
+    from hwnas.spaces.onnx_cut import Unknown
+
+SHOWN_UNKNOWN = 5
 
 
 def open_model(
@@ -34,10 +40,15 @@ def open_model(
     named = space or (spaces[0] if len(spaces) == 1 else None)
     if named is None:
         raise InputError(f"{path} is a cost table; say of which space (--space) to use it additively")
-    if metric is None and len(table.metrics) != 1:
-        raise InputError(f"{path} has several columns ({', '.join(table.metrics)}); say which one (--metric)")
+    column = _only_column(table, metric)
     chosen = get_space(str(named)) if not isinstance(named, SearchSpace) else named
-    return predictors.get("sum")(chosen, table, metric=metric or table.metrics[0])
+    return predictors.get("sum")(chosen, table, metric=column)
+
+
+def _only_column(table: CostTable, metric: str | None) -> str:
+    if metric is None and len(table.metrics) != 1:
+        raise InputError(f"{table.name} has several columns ({', '.join(table.metrics)}); say which one (--metric)")
+    return metric or table.metrics[0]
 
 
 @dataclass(frozen=True)
@@ -104,3 +115,56 @@ def predict_file(
         else:
             parquet.write_table(table, temporary)
     return result
+
+
+@dataclass(frozen=True)
+class OnnxPrediction:
+    """The cost of an ONNX model as the sum of the primitives that it was cut into.
+
+    Attributes:
+        value: of those primitives, in the unit of `metric`.
+        primitives: how many there are.
+        unknown: operations that are in none of them, which `value` leaves out.
+    """
+
+    value: float
+    metric: str
+    primitives: int
+    unknown: tuple[Unknown, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON; `unknown_macs` is the share of the model's multiply-accumulates that `value` leaves out."""
+        share = sum(each.macs_share for each in self.unknown)
+        return {**asdict(self), "unknown": [asdict(each) for each in self.unknown], "unknown_macs": share}
+
+
+def predict_onnx(
+    table: CostTable | str | Path, file: str | Path, *, metric: str | None = None, allow_unknown: bool = False
+) -> OnnxPrediction:
+    """Cut the ONNX model in `file` into primitives of a cost table (a file or run folder), and add up their costs.
+
+    Raises `InputError` for operations that are in no primitive of the table, unless `allow_unknown`, and where nothing
+    is known at all; `MissingCostError` for a primitive whose measurement failed.
+    """
+    from hwnas.spaces.onnx_cut import cut
+
+    costs = table if isinstance(table, CostTable) else CostTable.load(table)
+    column = table_column(costs, _only_column(costs, metric))
+    found = cut(file, [Primitive.from_key(key) for key in costs.rows])
+    if not found.primitives:
+        raise InputError(f"{file}: {costs.name} knows none of its operations; profile a space that has them")
+    if found.unknown and not allow_unknown:
+        named = ", ".join(f"{each.operation} ({each.count}x)" for each in found.unknown[:SHOWN_UNKNOWN])
+        more = len(found.unknown) - SHOWN_UNKNOWN
+        raise InputError(
+            f"{file}: {costs.name} does not know {100 * found.unknown_share:.1f} % of its multiply-accumulates: "
+            f"{named}{f' and {more} other kinds' if more > 0 else ''}; profile a space that has them, or leave them "
+            "out (--allow-unknown)"
+        )
+    values = [costs.rows[primitive.key].get(column) for primitive in found.primitives]
+    pairs = zip(found.primitives, values, strict=True)
+    missing = sorted({primitive.key for primitive, cost in pairs if cost is None or np.isnan(cost.value)})
+    if missing:
+        raise MissingCostError(missing, column, costs.name)
+    total = sum(cost.value for cost in values if cost is not None)
+    return OnnxPrediction(float(total), column, len(found.primitives), found.unknown)

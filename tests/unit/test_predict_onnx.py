@@ -1,0 +1,194 @@
+"""ONNX models cut into primitives, and their cost from a table."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+from hwnas.cli import app
+from hwnas.core.errors import InputError, MissingCostError
+from hwnas.core.table import Cost, CostTable
+from hwnas.core.target import Target
+from hwnas.predict import predict_onnx
+from hwnas.spaces import SearchSpace, get_space
+from hwnas.spaces.onnx_cut import cut
+
+SPECS = ("ofa-mbv3:width=0.5,resolution=64", "nasbench-macro", "nasbench201", "fbnet:variant=cifar")
+
+
+def keys_of(space: SearchSpace, row: np.ndarray) -> list[str]:
+    return sorted(node.primitive.key for node in space.graph(row).nodes)
+
+
+def networks(space: SearchSpace) -> np.ndarray:
+    """Two networks, all of whose operations differ and reach the output: exporters drop and merge others."""
+    cells = [
+        "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|",
+        "|avg_pool_3x3~0|+|none~0|nor_conv_3x3~1|+|nor_conv_1x1~0|none~1|skip_connect~2|",
+    ]
+    return space.parse_many(cells) if space.name == "nasbench201" else space.sample(2, 1)
+
+
+def table_of(space: SearchSpace) -> CostTable:
+    costs = {p.key: {"latency_ms": Cost(0.02 + p.macs / 1e7, verdict="steady")} for p in space.primitives()}
+    return CostTable(Target("toy", "torch"), costs)
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def resnet(path: Path) -> Path:
+    """A residual block of another family: 7x7 convolution, max pooling, two 3x3 convolutions beside a shortcut."""
+    shapes = {"a": (16, 3, 7, 7), "b": (16, 16, 3, 3), "c": (16, 16, 3, 3)}
+    weights = [numpy_helper.from_array(np.ones(shape, dtype=np.float32), name) for name, shape in shapes.items()]
+    pad1 = {"kernel_shape": [3, 3], "pads": [1] * 4}
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["v"], kernel_shape=[7, 7], strides=[2, 2], pads=[3] * 4),
+        helper.make_node("MaxPool", ["v"], ["w"], strides=[2, 2], **pad1),
+        helper.make_node("Conv", ["w", "b"], ["p"], **pad1),
+        helper.make_node("Relu", ["p"], ["q"]),
+        helper.make_node("Conv", ["q", "c"], ["r"], **pad1),
+        helper.make_node("Add", ["r", "w"], ["s"]),
+        helper.make_node("Relu", ["s"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["N", 3, 32, 32]), ("y", None))]
+    graph = helper.make_graph(nodes, "resnet", values[:1], values[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_own_networks_are_cut_into_their_primitives(spec: str, tmp_path: Path) -> None:
+    space = get_space(spec)
+    for batch, row in zip((1, None), networks(space), strict=True):
+        path = written(tmp_path / "net.onnx", space.to_onnx(row, batch))
+        found = cut(path, space.primitives())
+        assert found.unknown == () and found.unknown_share == 0
+        ours = {p.key: p for p in space.primitives()}
+        wanted, got = keys_of(space, row), sorted(p.key for p in found.primitives)
+        if spec == "nasbench201":  # sums of sums are one graph, however they were grouped
+            wanted, got = ([key for key in keys if ":add" not in key] for keys in (wanted, got))
+        assert got == wanted
+        assert sum(ours[key].macs for key in got) == space.macs(row[None])[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("spec", SPECS[:3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dynamo": False, "opset_version": 17},
+        {"dynamo": False, "opset_version": 13, "do_constant_folding": False},
+        {"dynamo": False, "opset_version": 17, "training": "TRAINING"},
+        {"dynamo": True, "verbose": False},
+    ],
+    ids=["torchscript", "opset 13", "BatchNorm not folded", "dynamo"],
+)
+def test_what_pytorch_exports_is_cut_alike(spec: str, options: dict[str, object], tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if options["dynamo"] and importlib.util.find_spec("onnxscript") is None:
+        pytest.skip("the exporter needs onnxscript")
+    space = get_space(spec)
+    row = networks(space)[0]
+    ours = cut(written(tmp_path / "ours.onnx", space.to_onnx(row)), space.primitives())
+    path = tmp_path / "net.onnx"
+    if mode := options.get("training"):
+        options = {**options, "training": getattr(torch.onnx.TrainingMode, str(mode))}
+    network = space.build(row).eval()
+    torch.onnx.export(network, tuple(torch.randn(1, *s) for s in space.graph(row).inputs), str(path), **options)
+    theirs = cut(path, space.primitives())
+    if mode:
+        assert any(node.op_type == "BatchNormalization" for node in onnx.load(path).graph.node)
+    assert theirs.unknown == ()
+    assert sorted(p.key for p in theirs.primitives) == sorted(p.key for p in ours.primitives)
+
+
+def test_names_and_weights_do_not_matter(tmp_path: Path) -> None:
+    space = get_space(SPECS[0])
+    model = onnx.load_from_string(space.to_onnx(space.sample(1, 0)[0]))
+    for node in model.graph.node:
+        node.name = ""
+        for names in (node.input, node.output):
+            names[:] = [name if name in ("input", "output") else f"v{abs(hash(name))}" for name in names]
+        if node.op_type == "Add":
+            node.input[:] = list(node.input)[::-1]
+    for tensor in model.graph.initializer:
+        tensor.name = f"v{abs(hash(tensor.name))}"
+        if tensor.dims:
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros(tensor.dims, dtype=np.float32), tensor.name))
+    onnx.save(model, tmp_path / "net.onnx")
+    found = cut(tmp_path / "net.onnx", space.primitives())
+    assert found.unknown == () and sorted(p.key for p in found.primitives) == keys_of(space, space.sample(1, 0)[0])
+
+
+def test_the_cost_is_the_sum_of_the_parts(tmp_path: Path) -> None:
+    space = get_space(SPECS[1])
+    row = space.sample(1, 0)[0]
+    path, table = written(tmp_path / "net.onnx", space.to_onnx(row)), table_of(space)
+    found = predict_onnx(table, path)
+    costs = np.array([table.rows[p.key]["latency_ms"].value for p in space.primitives()])
+    assert found.value == pytest.approx(space.total(costs, row[None])[0]) and found.unknown == ()
+    failed = keys_of(space, row)[0]
+    table.rows[failed]["latency_ms"] = Cost(float("nan"), verdict="failed")
+    with pytest.raises(MissingCostError, match="no latency_ms for 1"):
+        predict_onnx(table, path)
+
+
+def test_a_foreign_network_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    space = get_space(SPECS[2])
+    table_of(space).save(tmp_path / "table.csv")
+    path = resnet(tmp_path / "resnet.onnx")
+    with pytest.raises(InputError, match="knows none of its operations"):
+        predict_onnx(table_of(space), path, allow_unknown=True)
+    own = onnx.load_from_string(space.to_onnx(space.sample(1, 0)[0]))
+    own.graph.node[-1].output[0] = "logits"
+    own.graph.node.append(helper.make_node("Softmax", ["logits"], ["output"]))
+    onnx.save(own, tmp_path / "soft.onnx")
+
+    def asked(*options: str) -> object:
+        return CliRunner().invoke(app, ["predict", str(tmp_path / "table.csv"), *options])
+
+    with pytest.raises(InputError, match=r"0.0 % of its multiply-accumulates: Softmax 10 \(1x\); profile"):
+        predict_onnx(table_of(space), tmp_path / "soft.onnx")
+    assert asked("--onnx", str(tmp_path / "soft.onnx")).exit_code != 0
+    done = asked("--onnx", str(tmp_path / "soft.onnx"), "--allow-unknown", "--json")
+    report = json.loads(done.stdout)
+    assert report["unknown"] == [{"operation": "Softmax 10", "count": 1, "macs_share": 0.0}]
+    assert report["predictions"][0]["prediction"] == report["value"] > 0 and report["unknown_macs"] == 0
+    assert "Softmax 10" in asked("--onnx", str(tmp_path / "soft.onnx"), "--allow-unknown").stdout
+
+
+def test_what_a_table_lacks_is_listed_with_its_share(tmp_path: Path) -> None:
+    space = get_space(SPECS[0])
+    row = space.sample(1, 0)[0]
+    path = written(tmp_path / "net.onnx", space.to_onnx(row))
+    lost = max((node.primitive for node in space.graph(row).nodes), key=lambda p: p.macs)
+    table = table_of(space)
+    del table.rows[lost.key]
+    found = predict_onnx(table, path, allow_unknown=True)
+    times = keys_of(space, row).count(lost.key)
+    assert found.to_json()["unknown_macs"] == pytest.approx(times * lost.macs / space.macs(row[None])[0])
+    assert found.primitives == len(keys_of(space, row)) - times
+    with pytest.raises(InputError, match="--allow-unknown"):
+        predict_onnx(table, path)
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    table = table_of(get_space(SPECS[1]))
+    for data, message in ((b"no model", "not readable as an ONNX model"), (b"", "not readable as an ONNX model")):
+        with pytest.raises(InputError, match=message):
+            predict_onnx(table, written(tmp_path / "bad.onnx", data))
+    with pytest.raises(InputError, match="no ONNX model"):
+        predict_onnx(table, tmp_path / "none.onnx")
+    model = onnx.load(resnet(tmp_path / "open.onnx"))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
+    onnx.save(model, tmp_path / "open.onnx")
+    with pytest.raises(InputError, match="open; export the model with a fixed input size"):
+        predict_onnx(table, tmp_path / "open.onnx")
