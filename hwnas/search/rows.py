@@ -24,11 +24,7 @@ class RowHash:
 
     def __call__(self, population: Population) -> Hashes:
         """Hashes of a population (n, genes), shape (n,)."""
-        result = np.zeros(len(population), dtype=np.uint64)
-        columns = np.ascontiguousarray(population.T, dtype=np.uint64)
-        for column, multiplier in zip(columns, self._multipliers, strict=True):
-            result += np.multiply(column, multiplier, out=column)
-        return result
+        return np.asarray(np.einsum("ij,j->i", population.astype(np.uint64), self._multipliers))
 
 
 class RowSet:

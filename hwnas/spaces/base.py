@@ -153,7 +153,7 @@ class SearchSpace(ABC):
                 f"a population of {self.spec} is an integer array of shape (n, {len(self.genes)}), "
                 f"not {array.dtype} of shape {array.shape}"
             )
-        if array.size and (array.min() < 0 or (array >= self.choices).any()):
+        if array.size and (array.min() < 0 or (array.max(axis=0) >= self.choices).any()):
             row, gene = np.argwhere((array < 0) | (array >= self.choices))[0]
             raise DomainError(
                 f"genotype {row} of {self.spec}: gene {self.genes[gene].name} is {array[row, gene]}, "
