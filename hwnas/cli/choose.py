@@ -151,7 +151,9 @@ def export_command(
     arch: Annotated[str, typer.Argument(help="architecture in the space's notation")],
     space: Space,
     out: Annotated[Path, typer.Option("--out", help="ONNX file to write")],
-    supernet: Annotated[Path | None, typer.Option("--supernet", help="super-network to take the weights from")] = None,
+    supernet: Annotated[
+        Path | None, typer.Option("--supernet", "--weights", help="super-network or trained network with the weights")
+    ] = None,
     batch: Annotated[str, typer.Option("--batch", help="images in one inference, or dynamic")] = "1",
     as_json: Json = False,
 ) -> None:

@@ -140,7 +140,7 @@ class Mlp(_Neural):
     def _configurations(self, genotypes: NDArray[np.int16]) -> Floats:
         features = configuration(self.space).astype(np.float32)
         padded = np.vstack([features, np.zeros((1, features.shape[1]), dtype=np.float32)])
-        return padded[self.space.blocks(genotypes)].reshape(len(genotypes), -1)
+        return padded[self.space.blocks(genotypes)].reshape(len(genotypes), len(self.space.slots) * features.shape[1])
 
     def _module(self, inputs: int) -> nn.Module:
         import torch

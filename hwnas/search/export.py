@@ -50,7 +50,8 @@ def export(
         arch: the architecture in the space's notation.
         out: the file to write; None: none is written.
         batch: images in one inference; None leaves it open.
-        supernet: the folder of a trained super-network to take the weights from; without it they are untrained.
+        supernet: the folder of a trained super-network, or of the network trained alone (`hwnas train`), to take the
+            weights from; without it they are untrained.
 
     Raises `ClaimFailedError` where the outputs differ by more than 0.1 % of the largest.
     """

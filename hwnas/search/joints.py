@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MODEL = "model.json"
 SUPERNET = "supernet.json"
+NETWORK = "network.json"
 PROBED = 16
 
 
@@ -139,9 +140,19 @@ def cost_term(
 
 
 def build_network(space: SearchSpace, row: Population, supernet: str | Path | None) -> Network:
-    """A network in PyTorch with the super-network's weights, or untrained where there is none."""
+    """A network in PyTorch with the weights of a super-network or of its own training; untrained where `None`.
+
+    Raises `InputError` where the folder holds another network's weights.
+    """
     if supernet is None:
         return space.build(row).eval()
+    if (Path(supernet) / NETWORK).is_file():
+        from hwnas.train import load_network
+
+        trained = load_network(supernet, "cpu")
+        if trained.graph != space.graph(row):
+            raise InputError(f"{supernet} holds the weights of another network than {space.format(row)}")
+        return trained
     opened = open_supernet(supernet)
     network = opened.extract(translation(space, opened.space, str(supernet))(row[None])[0])
     return network.eval()

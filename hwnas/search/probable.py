@@ -19,6 +19,7 @@ from hwnas.train.expected import LayerCosts, layer_costs
 EVALUATIONS = 20_000
 LEAST_LOG = -60.0
 MARGIN = 2e-6
+SPARE = 20
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,14 @@ def most_probable(space: SearchSpace, probabilities: Array, limits: list[Limit],
         found = _programmed(space, logs, list(zip(known, limits, strict=True)), n)
     else:
         found = _evolved(space, logs, limits, n, seed)
-    for limit in limits:
-        found = found[limit.kept(found)]
     return found
 
 
 def _programmed(space: SearchSpace, logs: Array, rows: list[tuple[LayerCosts, Limit]], n: int) -> Population:
-    """scipy's HiGHS: one binary variable a choice; each solution found is cut off before the next."""
+    """scipy's HiGHS: one binary variable a choice; each solution found is cut off before the next.
+
+    Limits are widened by more than the solver's tolerance, so that it misses nothing, and solutions are checked.
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     gene = np.repeat(np.arange(len(space.genes)), space.choices)
@@ -64,16 +66,19 @@ def _programmed(space: SearchSpace, logs: Array, rows: list[tuple[LayerCosts, Li
     constraints = [one_each]
     for costs, limit in rows:
         scale = max(float(np.abs(costs.added).max()), 1e-12)
-        low = (limit.low + MARGIN * abs(limit.low) - costs.base) / scale
-        high = (limit.high - MARGIN * abs(limit.high) - costs.base) / scale
-        constraints.append(LinearConstraint(costs.added[gene, choice][None] / scale, low, high))
+        low, high = ((end - costs.base) / scale for end in (limit.low, limit.high))
+        constraints.append(LinearConstraint(costs.added[gene, choice][None] / scale, low - MARGIN, high + MARGIN))
     found: list[np.ndarray] = []
-    while len(found) < n:
+    for _ in range(n + SPARE):
+        if len(found) == n:
+            break
         solved = milp(-logs[gene, choice], integrality=np.ones(len(gene)), bounds=Bounds(0, 1), constraints=constraints)
         if solved.x is None:
             break
         taken = solved.x > 0.5
-        found.append(choice[taken])
+        row = choice[taken].astype(np.int16)
+        if all(limit.kept(row[None]).all() for _, limit in rows):
+            found.append(row)
         constraints.append(LinearConstraint(taken.astype(float)[None], -np.inf, len(space.genes) - 1))
     return np.array(found, dtype=np.int16).reshape(-1, len(space.genes))
 

@@ -104,3 +104,19 @@ def test_randaugment_is_reproducible() -> None:
     once, again, other = (randaugment(pixels, 2, seed) for seed in (0, 0, 1))
     assert once.shape == pixels.shape and once.dtype == torch.uint8
     assert torch.equal(once, again) and not torch.equal(once, other) and not torch.equal(once, pixels)
+
+
+def test_a_trained_network_is_exported_with_its_weights(tmp_path: Path) -> None:
+    from hwnas.search import export
+    from hwnas.search.joints import build_network
+
+    settings = config(epochs=0.2, warmup_epochs=0)
+    trained = train_network(settings, tmp_path / "alone")
+    space = get_space(settings.space)
+    network = build_network(space, space.parse(settings.arch), tmp_path / "alone")
+    images = torch.randn(2, *network.graph.inputs[0])
+    torch.testing.assert_close(network(images), trained.network(images))
+    assert export(settings.arch, space, supernet=tmp_path / "alone").difference < 1e-3
+    other = space.format(space.choices - 1)
+    with pytest.raises(InputError, match="another network"):
+        export(other, space, supernet=tmp_path / "alone")
