@@ -49,6 +49,12 @@ def profile_command(
     repeats: Annotated[int, typer.Option("--repeats", help="how many are measured twice, for the noise floor")] = 0,
     goal: Annotated[float, typer.Option("--goal", help="relative half-width of the interval to stop at")] = 0.02,
     time_limit: Annotated[float, typer.Option("--time-limit", help="most seconds of timed runs a subject")] = 1.0,
+    metrics: Annotated[
+        str, typer.Option("--metrics", help="of latency_ms, memory_mib and energy_mj")
+    ] = "latency_ms,memory_mib",
+    power_log: Annotated[
+        Path | None, typer.Option("--power-log", help="log of an external meter (time,watts) to read energy from")
+    ] = None,
     store: Annotated[Path | None, typer.Option("--store", help="sample store to share with other runs")] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -79,6 +85,8 @@ def profile_command(
         seed=seed,
         store=store,
         effort=Effort(goal=goal, time_limit_s=time_limit),
+        metrics=metrics.split(","),
+        power_log=power_log,
     )
     reports = [{**run.summary(), **choice.outcome(run, seed)} for run in runs]
     head = ["run", "primitives", "networks", "steady", "noisy", "failed", "noise (median)"]
@@ -91,6 +99,7 @@ def profile_command(
         for r in reports
     ]
     said = [text for report in reports for text in _outcome_lines(report)]
+    said += sorted({f"{name}: unmeasurable: {why}" for r in reports for name, why in r["unmeasurable"].items()})
     show({"runs": reports}, "\n".join([str(runs[0].target), columns(head, lines), *said]), as_json)
 
 

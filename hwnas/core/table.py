@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ from hwnas.core.target import Target
 from hwnas.core.units import quantity_of
 
 SCHEMA = 1
-Verdict = Literal["steady", "noisy", "failed", "imported", "simulated"]
+Verdict = Literal["steady", "noisy", "failed", "imported", "simulated", "computed", "unmeasurable"]
+WITHOUT_VALUE = ("failed", "unmeasurable")
 _PARTS = ("low", "high", "n", "verdict")
 
 
@@ -36,7 +37,8 @@ class HasPrimitives(Protocol):
 class Cost:
     """One measured cost: its value, the ends of its 95 % confidence interval, samples taken, and the verdict.
 
-    `value` is NaN where the measurement failed; `low` and `high` are NaN where the source gave no interval.
+    `value` is NaN where the measurement failed, or where nothing could measure it; `low` and `high` are NaN where the
+    source gave no interval.
     """
 
     value: float
@@ -186,7 +188,7 @@ def _read_cost(path: Path, row: dict[str, str], metric: str, line: int) -> Cost 
     verdict = row[f"{metric}_verdict"]
     if not verdict:
         return None
-    if verdict not in ("steady", "noisy", "failed", "imported", "simulated"):
+    if verdict not in get_args(Verdict):
         raise ParseError(path, f"{metric}_verdict is {verdict!r}", line)
     try:
         value, low, high = (
@@ -199,7 +201,7 @@ def _read_cost(path: Path, row: dict[str, str], metric: str, line: int) -> Cost 
         math.isinf(value)
         or value <= 0
         or cost.n < 0
-        or (math.isnan(value) and verdict != "failed")
+        or (math.isnan(value) and verdict not in WITHOUT_VALUE)
         or low > value
         or high < value
     ):

@@ -68,9 +68,8 @@ class Target:
         parts = [self.device, f"{self.runtime} {self.runtime_version}".strip(), self.precision, f"batch {self.batch}"]
         if self.threads:
             parts.append(f"{self.threads} thread{'s' if self.threads > 1 else ''}")
-        parts += (
-            ["tuned"] * self.tuned + ["CUDA graphs"] * self.graphs + [self.cache] * (self.cache != "warm") + [self.origin] * (self.origin != "measured")
-        )
+        parts += ["tuned"] * self.tuned + ["CUDA graphs"] * self.graphs
+        parts += [self.cache] * (self.cache != "warm") + [self.origin] * (self.origin != "measured")
         return ", ".join(parts)
 
     def require_same(self, other: Target, what: str) -> None:

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
 from hwnas.parse.base import Record
+from hwnas.profile.power import integrate, uncovered
 
-MIN_SAMPLES = 5
 MIN_IDLE_SAMPLES = 10
-MAX_GAP = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,37 +54,13 @@ class PowerLog:
 
     def energy_mj(self, values_mw: NDArray[np.float64], window: Window) -> float:
         """Trapezoidal integral over the window, its ends interpolated; millijoules."""
-        inside = (self.times_s > window.start_s) & (self.times_s < window.end_s)
-        ends = np.interp([window.start_s, window.end_s], self.times_s, values_mw)
-        times = np.concatenate([[window.start_s], self.times_s[inside], [window.end_s]])
-        return float(np.trapezoid(np.concatenate([ends[:1], values_mw[inside], ends[1:]]), times))
+        return integrate(self.times_s, values_mw, window.start_s, window.end_s)
 
     def check(self, window: Window) -> None:
         """Raise `ParseError` where the samples do not cover the window."""
-        times = self.times_s
-        if window.end_s <= window.start_s:
-            raise ParseError(self.path, f"the run of {window.subject} ends before it starts")
-        if times[0] > window.start_s or times[-1] < window.end_s:
-            missing = max(times[0] - window.start_s, 0) + max(window.end_s - times[-1], 0)
-            raise ParseError(
-                self.path,
-                f"the power samples do not cover the run of {window.subject}: {missing:.3f} s of its "
-                f"{window.end_s - window.start_s:.3f} s have none; sample for longer and run it again",
-            )
-        around = times[np.searchsorted(times, window.start_s, "right") - 1 : np.searchsorted(times, window.end_s) + 1]
-        if len(around) - 2 < MIN_SAMPLES:
-            raise ParseError(
-                self.path,
-                f"{len(around) - 2} power samples in the run of {window.subject}, at least {MIN_SAMPLES} are needed; "
-                "repeat the inference for longer",
-            )
-        gaps = np.diff(times)
-        if np.diff(around).max() > MAX_GAP * np.median(gaps):
-            raise ParseError(
-                self.path,
-                f"the samples stop for {np.diff(around).max():.3f} s in the run of {window.subject} "
-                f"(usually {np.median(gaps):.3f} s apart)",
-            )
+        reason = uncovered(self.times_s, window.start_s, window.end_s, f"the run of {window.subject}")
+        if reason:
+            raise ParseError(self.path, reason)
 
     def idle(self) -> tuple[float, int]:
         """Median power outside every run, milliwatts, and the number of samples; (NaN, 0) where there are none."""

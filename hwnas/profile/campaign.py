@@ -22,12 +22,15 @@ import numpy as np
 from hwnas.core.errors import UnavailableError
 from hwnas.core.progress import Task, progress
 from hwnas.core.target import Target
-from hwnas.profile.backends import Backend, Settings, backends
+from hwnas.core.units import LATENCY
+from hwnas.profile.backends import Settings, backends
 from hwnas.profile.calibration import recall, remember, settle
 from hwnas.profile.device import cpu_model, environment, idlest_cores
+from hwnas.profile.memory import MEMORY
+from hwnas.profile.meters import ENERGY, WINDOW, Metering, window_readings
 from hwnas.profile.process import Limits, WorkerDied, WorkerProcess
-from hwnas.profile.stats import MIN_BLOCKS, Block, Drift, Measurement, measure, reference_speed
-from hwnas.profile.store import Sample, Store
+from hwnas.profile.stats import MIN_BLOCKS, Block, Drift, Measurement, measure, reference_speed, summarise
+from hwnas.profile.store import Reading, Sample, Store
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace
 
@@ -50,6 +53,8 @@ class Effort:
         chunk: subjects loaded at once.
         limits: what a worker may take before it counts as hung or out of memory.
         pace: how long a sample block is.
+        memory: whether peak memory is found too.
+        metering: how energy is read too; None where it is not.
     """
 
     goal: float = 0.02
@@ -59,6 +64,8 @@ class Effort:
     chunk: int = 30
     limits: Limits = field(default_factory=Limits)
     pace: Pace = field(default_factory=Pace)
+    memory: bool = False
+    metering: Metering | None = None
 
 
 def blocks_due(blocks: Sequence[Block], reference: float, effort: Effort) -> tuple[int, int]:
@@ -102,8 +109,9 @@ class History:
     def __init__(self, store: Store, target: Target) -> None:
         self.store, self.target = store, store.target(target)
         self.blocks: dict[int, list[Block]] = defaultdict(list)
+        self.readings: dict[int, list[Reading]] = defaultdict(list)
         self.sentinel_ms: list[float] = []
-        self.seen = 0
+        self.seen = self.read = 0
         self.remembered = [float(value) for each in store.environments() if (value := each.get(REFERENCE))]
         self.refresh()
 
@@ -112,18 +120,25 @@ class History:
             self.seen = number
             self.blocks[item].append(block)
             self.sentinel_ms += (block.before, block.after)
+        for number, item, _, reading in self.store.readings(self.target, self.read):
+            self.read = number
+            self.readings[item].append(reading)
         self.failures = self.store.failures(self.target)
         self.reference = settle(reference_speed(self.sentinel_ms), self.remembered)
 
-    def measurements(self, subjects: Iterable[Subject], *, series: int = 0,
-                     goal: float = Effort.goal) -> dict[Subject, Measurement]:
-        """What is known of `subjects`, drift corrected; one without a sample is `failed`."""
+    def measurements(self, subjects: Iterable[Subject], *, series: int = 0, goal: float = Effort.goal,
+                     metric: str = LATENCY.name) -> dict[Subject, Measurement]:
+        """What is known of `subjects`; latencies are drift corrected, and one without a sample is `failed`."""
         items = self.store.items(self.target, series)
-        return {subject: self._measurement(items.get(subject.id, -1), goal) for subject in subjects}
+        return {subject: self._measurement(items.get(subject.id, -1), goal, metric) for subject in subjects}
 
-    def _measurement(self, item: int, goal: float) -> Measurement:
-        reason = self.failures.get(item)
-        return Measurement.failed(reason) if reason else measure(self.blocks.get(item, ()), self.reference, goal)
+    def _measurement(self, item: int, goal: float, metric: str = LATENCY.name) -> Measurement:
+        if reason := self.failures.get(item):
+            return Measurement.failed(reason)
+        if metric == LATENCY.name:
+            return measure(self.blocks.get(item, ()), self.reference, goal)
+        values = [reading.value for reading in self.readings.get(item, ()) if reading.metric == metric]
+        return summarise(values, goal, computed=metric == MEMORY)
 
 
 class _Campaign:
@@ -135,7 +150,9 @@ class _Campaign:
         items = store.ask(self.history.target, series, [subject.id for subject in subjects])
         self.subjects = {items[subject.id]: subject for subject in subjects}
         self.rng = np.random.default_rng([seed, series])
-        self.common_sentinel = settings.device == "cpu" and backends.get(target.runtime).sentinel is Backend.sentinel
+        self.common_sentinel = backends.get(target.runtime).here(settings)
+        self.begun = time.time()
+        self.loaded: set[int] = set()
         self.alone: set[int] = set()
         self.environment = self.deaths = 0
         self.task: Task
@@ -164,14 +181,31 @@ class _Campaign:
             return 0, 0
         return blocks_due(self.history.blocks[item], self.history.reference, self.effort)
 
+    def windows_due(self, item: int) -> int:
+        """How many windows of energy `item` still needs; those that an external log has not covered are taken anew."""
+        metering = self.effort.metering
+        if metering is None or item in self.history.failures:
+            return 0
+        known = {reading.started for reading in self.history.readings[item] if reading.metric == ENERGY
+                 or (reading.metric == WINDOW and reading.started >= self.begun)}
+        return max(0, metering.windows - len(known))
+
+    def unfinished(self, item: int) -> bool:
+        """Whether `item` lacks sample blocks, windows of energy, or its peak memory."""
+        if item in self.history.failures:
+            return False
+        known = not self.effort.memory or any(reading.metric == MEMORY for reading in self.history.readings[item])
+        return bool(self.due(item)[1] or self.windows_due(item) or not (known or item in self.loaded))
+
     def pending(self) -> list[int]:
-        return [item for item in self.subjects if self.due(item)[1]]
+        return [item for item in self.subjects if self.unfinished(item)]
 
     def show(self, items: Iterable[int]) -> None:
         """Tell the progress bar how `items` stand: a subject under way counts by its share of the least work."""
         least = self.effort.sessions * self.effort.batch_blocks
         for item in items:
-            self.shares[item] = 1.0 if not self.due(item)[1] else min(0.9, len(self.history.blocks[item]) / least)
+            share = min(0.9, len(self.history.blocks[item]) / least)
+            self.shares[item] = share if self.unfinished(item) else 1.0
         failed = sum(item in self.history.failures for item in self.subjects)
         self.task.update(sum(self.shares.values()), f"({failed} failed)" if failed else "")
 
@@ -238,13 +272,16 @@ class _Campaign:
 
     def measure_chunk(self, worker: WorkerProcess, chunk: list[int]) -> None:
         """One session of each subject of `chunk`; raises `WorkerDied`."""
-        sessions = {item: self.due(item)[0] for item in chunk if self.due(item)[1]}
+        sessions = {item: self.due(item)[0] for item in chunk if self.unfinished(item)}
         for reply in worker.load({item: self.subjects[item] for item in sessions}):
             if "failed" in reply:
                 self.set_aside(reply["failed"], reply["reason"], len(chunk))
                 del sessions[reply["failed"]]
             else:
+                self.loaded.add(reply["loaded"])
                 self.store.compiled(reply["loaded"], reply["seconds"])
+                self.store.read(reply["loaded"], self.environment,
+                                [Reading(metric, value, time.time()) for metric, value in reply["memory"].items()])
         while order := self.order(sessions):
             for count, reply in enumerate(worker.run(order), 1):
                 if "failed" in reply:
@@ -256,7 +293,28 @@ class _Campaign:
                     self.store.renew()
                     self.history.refresh()
                     self.show(sessions)
+        self.measure_energy(worker, sessions, len(chunk))
         worker.unload()
+
+    def measure_energy(self, worker: WorkerProcess, sessions: dict[int, int], company: int) -> None:
+        """This session's share of the windows of energy, round after round; raises `WorkerDied`."""
+        metering = self.effort.metering
+        if metering is None:
+            return
+        self.history.refresh()
+        share = math.ceil(metering.windows / self.effort.sessions)
+        due = {item: min(share, self.windows_due(item)) for item in sessions}
+        for number in range(max(due.values(), default=0)):
+            order = [item for item in self.rng.permutation(list(due)).tolist() if due[item] > number]
+            for reply in worker.meter(order, metering.meter, metering.window_s):
+                if "failed" in reply:
+                    self.set_aside(reply["failed"], reply["reason"], company)
+                    due[reply["failed"]] = 0
+                else:
+                    self.store.read(reply["item"], self.environment, window_readings(reply))
+                self.store.renew()
+        self.history.refresh()
+        self.show(sessions)
 
     def order(self, sessions: Mapping[int, int]) -> list[int]:
         """The subjects that still need blocks in their session: round after round, each round in random order."""
@@ -275,14 +333,16 @@ class _Campaign:
         """Store one sample block."""
         item = reply["block"]
         self.rounds[item, session] += 1
-        sample = Sample(session, self.rounds[item, session] - 1, reply["started"], reply["times"], reply["sentinel"])
+        sample = Sample(session, self.rounds[item, session] - 1, reply["started"], reply["times"], reply["sentinel"],
+                        reply["conditions"])
         self.store.add(item, self.environment, sample)
 
     @contextmanager
     def worker(self) -> Iterator[WorkerProcess]:
         """A new worker on the idlest cores, and a record of its circumstances."""
         cpus = idlest_cores(self.settings.threads)
-        with WorkerProcess(self.backend, self.settings, self.effort.pace, cpus, self.effort.limits) as process:
+        with WorkerProcess(self.backend, self.settings, self.effort.pace, cpus, self.effort.limits,
+                           self.effort.memory) as process:
             record = environment(self.settings, cpus)
             if self.common_sentinel and (known := recall(record["cpu"])):
                 record[REFERENCE] = known

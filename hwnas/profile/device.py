@@ -17,6 +17,7 @@ import psutil
 import hwnas
 from hwnas.core.errors import InputError, UnavailableError
 from hwnas.core.target import Environment, Target
+from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
 from hwnas.profile.stats import CALM, reference_speed
 from hwnas.profile.timer import matrix_sentinel
@@ -80,12 +81,8 @@ def local_target(runtime: str, settings: Settings) -> Target:
 
 
 def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that the driver knows."""
-    found = []
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-        found.append(lines.get("Model", "NVIDIA GPU").strip())
-    return found
+    """Names of the NVIDIA GPUs that the driver knows, the one in use first."""
+    return nvidia.names()
 
 
 def versions() -> dict[str, str]:

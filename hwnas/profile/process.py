@@ -47,7 +47,8 @@ class WorkerProcess:
     `limits.timeout_s` is how long one step (a compilation, a sample block) may take before the worker counts as hung.
     """
 
-    def __init__(self, backend: str, settings: Settings, pace: Pace, cpus: list[int], limits: Limits) -> None:
+    def __init__(self, backend: str, settings: Settings, pace: Pace, cpus: list[int], limits: Limits,
+                 memory: bool = False) -> None:
         self.timeout_s = limits.timeout_s
         self.item: int | None = None
         self._doing = "start"
@@ -63,20 +64,25 @@ class WorkerProcess:
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         try:
             self._send("setup", backend=backend, settings=asdict(settings), pace=asdict(pace), cpus=cpus,
-                       memory_share=limits.memory_share)
+                       memory_share=limits.memory_share, memory=memory)
             self._read(max(self.timeout_s, STARTUP_S))
         except BaseException:
             self.close()
             raise
 
     def load(self, subjects: Mapping[int, Subject]) -> Iterator[dict[str, Any]]:
-        """Compile subjects under their numbers: `{"loaded", "seconds"}` or `{"failed", "reason"}`, as they come."""
+        """Compile subjects under their numbers: `{"loaded", "seconds", "memory"}` or `{"failed", "reason"}` of each."""
         self._send("load", subjects=[(item, asdict(subject)) for item, subject in subjects.items()])
         return self._replies()
 
     def run(self, order: list[int]) -> Iterator[dict[str, Any]]:
         """A sample block (or failure) of each loaded subject in `order`, as they come."""
         self._send("run", order=order)
+        return self._replies()
+
+    def meter(self, order: list[int], meter: str, window_s: float) -> Iterator[dict[str, Any]]:
+        """A window of energy (`{"window", "idle", "meter", "item"}`, or failure) of each in `order`, as they come."""
+        self._send("meter", order=order, meter=meter, window_s=window_s)
         return self._replies()
 
     def unload(self) -> None:

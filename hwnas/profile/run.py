@@ -13,13 +13,15 @@ import numpy as np
 
 import hwnas
 from hwnas.core.errors import InputError
-from hwnas.core.files import read_json, replacing, write_json
+from hwnas.core.files import read_json, write_json
 from hwnas.core.registry import Registry
-from hwnas.core.table import Cost, CostTable
+from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings
 from hwnas.profile.campaign import Effort, History, run_campaign
 from hwnas.profile.device import environment, local_target
+from hwnas.profile.meters import ENERGY
+from hwnas.profile.metrics import COLUMNS, DEFAULT, Plan, collect, cost_rows, read_log, write_networks
 from hwnas.profile.stats import Measurement, Noise, noise_floor
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
@@ -114,6 +116,7 @@ class Run:
     requests: tuple[Request, ...]
     store: Path
     goal: float
+    metrics: tuple[str, ...] = (METRIC,)
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
@@ -127,7 +130,8 @@ class Run:
             target, store, goal = values["target"], Path(folder, values["store"]), float(values["goal"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not a profiling run: {type(error).__name__} {error}") from error
-        return cls(Path(folder), Target.from_json(target, str(path)), requests, store, goal)
+        metrics = tuple(map(str, values.get("metrics", (METRIC,))))
+        return cls(Path(folder), Target.from_json(target, str(path)), requests, store, goal, metrics)
 
     def asking(self, request: Request) -> Run:
         """This run with `request` among its requests, in the place of the one that it continues."""
@@ -139,7 +143,7 @@ class Run:
         return CostTable.load(self.folder / "table.csv")
 
     def networks(self) -> pyarrow.Table:
-        """The measured networks: `space`, `arch`, `latency_ms` with interval, n, verdict and `latency_ms_repeat`."""
+        """The measured networks: `space`, `arch`, and of each metric value, interval, n, verdict and `_repeat`."""
         from pyarrow import parquet
 
         path = self.folder / "networks.parquet"
@@ -158,7 +162,8 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """What the run holds, as JSON: counts by verdict, and the noise of repeated measurement as fractions."""
-        verdicts = [row[METRIC].verdict for row in self.table().rows.values()]
+        table = self.table()
+        verdicts = [row[METRIC].verdict for row in table.rows.values()]
         primitives = len(verdicts)
         measured = (self.folder / "networks.parquet").is_file()
         networks = self.networks().column(f"{METRIC}_verdict").to_pylist() if measured else []
@@ -167,6 +172,7 @@ class Run:
             "run": str(self.folder), "target": self.target.to_json(),
             "primitives": primitives, "networks": len(networks),
             **{verdict: [*verdicts, *networks].count(verdict) for verdict in ("steady", "noisy", "failed")},
+            "metrics": list(table.metrics), "unmeasurable": dict(table.manifest.get("unmeasurable", {})),
             "noise": asdict(noise) if noise else None,
         }
 
@@ -176,7 +182,7 @@ class Run:
         write_json(self.folder / "run.json", {
             "kind": "profile_run", "schema": SCHEMA, "hwnas": hwnas.__version__,
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "target": self.target.to_json(), "goal": self.goal,
+            "target": self.target.to_json(), "goal": self.goal, "metrics": list(self.metrics),
             "store": str(self.store.resolve().relative_to(self.folder.resolve()) if inside else self.store.resolve()),
             "requests": [asdict(request) for request in self.requests],
             "environment": environment(settings),
@@ -186,7 +192,8 @@ class Run:
 def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxruntime",
             settings: Settings | None = None, networks: int = 0, select: str = "random", repeats: int = 0,
             seed: int = 0, effort: Effort | None = None, store: str | Path | None = None,
-            choose: Chooser | None = None) -> Run:
+            choose: Chooser | None = None, metrics: Sequence[str] = DEFAULT,
+            power_log: str | Path | None = None) -> Run:
     """Measure every primitive of `space`, and `networks` whole networks, on this machine; the result is in `out`.
 
     The same call goes on where an interrupted one stopped. Another space in the same folder is added to it.
@@ -203,6 +210,9 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
         store: a sample store shared with other runs, instead of one inside `out`.
         choose: picks the networks, batch after batch, from what is measured by then; `networks` is then the most, and
             `select` what the choice is called in `run.json`.
+        metrics: what is measured besides `latency_ms`: `memory_mib`, `energy_mj`. What cannot be measured here is
+            `unmeasurable` in the table, and its manifest says why.
+        power_log: log of an external meter (see `hwnas.profile.power`), from which energy is read.
 
     Raises:
         UnavailableError: device or runtime are absent.
@@ -215,7 +225,12 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
     spec = space if isinstance(space, str) else space.spec
     request = Request(get_space(spec).spec, networks, select, seed, repeats, () if choose else None)
     request.sampled()
-    run = _open(Path(out), local_target(runtime, settings), store, effort.goal)
+    target = local_target(runtime, settings)
+    plan = Plan.of(metrics, power_log, settings, effort)
+    effort = plan.effort
+    run = _open(Path(out), target, store, effort.goal)
+    run = replace(run, metrics=tuple(name for name in COLUMNS if name in {
+        METRIC, *run.metrics, *metrics, *([ENERGY] if power_log else [])}))
     earlier = [other.chosen for other in run.requests if request.continues(other)]
     request = replace(request, chosen=earlier[0]) if earlier else request
     run = run.asking(request)
@@ -226,7 +241,8 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
             if subjects:
                 run_campaign(samples, run.target, settings, subjects, series=series, effort=enough, seed=seed,
                              title=title)
-                _write(run, samples, settings)
+                late = read_log(samples, run.target, plan.log) if plan.log else ""
+                _write(run, samples, settings, plan.unmeasurable | ({ENERGY: late} if late else {}))
 
         once = replace(effort, sessions=1)
         measure(request.primitives(), FIRST, "primitives", effort)
@@ -299,35 +315,17 @@ def _open(folder: Path, target: Target, store: str | Path | None, goal: float) -
     return replace(before, goal=goal, store=path if store else before.store)
 
 
-def _write(run: Run, store: Store, settings: Settings) -> None:
+def _write(run: Run, store: Store, settings: Settings, unmeasurable: Mapping[str, str]) -> None:
     """Derive the table and the networks' file from the samples, for everything this folder was ever asked for."""
     primitives = list(dict.fromkeys(s for request in run.requests for s in request.primitives()))
     history = History(store, run.target)
-    found = history.measurements(primitives, series=FIRST, goal=run.goal)
-    rows = {s.name: {METRIC: Cost(m.median, m.low, m.high, m.n, m.verdict)} for s, m in found.items()}
+    rows = cost_rows(collect(history, primitives, run.metrics, FIRST, run.goal))
     manifest = {"hwnas": hwnas.__version__, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "spaces": list(dict.fromkeys(request.space for request in run.requests)),
                 "seeds": sorted({request.seed for request in run.requests}), "goal": run.goal,
-                "environment": environment(settings)}
+                "environment": environment(settings), **({"unmeasurable": unmeasurable} if unmeasurable else {})}
     CostTable(run.target, rows, manifest).save(run.folder / "table.csv")
     networks = list(dict.fromkeys(s for request in run.requests for s in request.sampled()))
     if networks:
-        first = history.measurements(networks, series=FIRST, goal=run.goal)
-        again = history.measurements(networks, series=REPEAT, goal=run.goal)
-        _write_networks(run.folder / "networks.parquet", first, again)
-
-
-def _write_networks(path: Path, first: Mapping[Subject, Measurement], again: Mapping[Subject, Measurement]) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    columns: dict[str, list[Any]] = {"space": [s.space for s in first], "arch": [s.name for s in first]}
-    columns[METRIC] = [m.median for m in first.values()]
-    for part in ("low", "high", "n", "verdict", "observed"):
-        columns[f"{METRIC}_{part}"] = [getattr(m, part) for m in first.values()]
-    columns[f"{METRIC}_repeat"] = [again[s].median for s in first]
-    nothing = {name: [None if value != value else value for value in values] for name, values in columns.items()}
-    types = {METRIC: pyarrow.float64(), f"{METRIC}_repeat": pyarrow.float64()}
-    arrays = {name: pyarrow.array(values, type=types.get(name)) for name, values in nothing.items()}
-    with replacing(path) as temporary:
-        parquet.write_table(pyarrow.table(arrays), temporary)
+        first, again = (collect(history, networks, run.metrics, series, run.goal) for series in (FIRST, REPEAT))
+        write_networks(run.folder / "networks.parquet", first, again)

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Verdict = Literal["steady", "noisy", "failed"]
+Verdict = Literal["steady", "noisy", "failed", "computed", "unmeasurable"]
 
 CONFIDENCE = 0.95
 CALM = 0.03
@@ -37,6 +37,7 @@ class Block:
         median_ms: their median.
         spent_s: their sum.
         before, after: medians of the sentinel next to it, in ms; NaN where there was none.
+        throttled: why the device's clock was held down; empty where it was not.
     """
 
     session: int
@@ -45,25 +46,27 @@ class Block:
     spent_s: float
     before: float = math.nan
     after: float = math.nan
+    throttled: str = ""
 
     @classmethod
-    def of(cls, session: int, times_ns: ArrayLike, sentinel_ns: ArrayLike) -> Block:
+    def of(cls, session: int, times_ns: ArrayLike, sentinel_ns: ArrayLike, throttled: str = "") -> Block:
         """Summarise raw times; the sentinel's are those before the block followed by as many after it."""
         times, sentinel = np.asarray(times_ns), np.asarray(sentinel_ns)
         before, after = np.array_split(sentinel, 2)
         return cls(session, len(times), float(np.median(times)) / 1e6, float(times.sum()) / 1e9,
                    float(np.median(before)) / 1e6 if len(before) else math.nan,
-                   float(np.median(after)) / 1e6 if len(after) else math.nan)
+                   float(np.median(after)) / 1e6 if len(after) else math.nan, throttled)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A latency in milliseconds, of a whole batch.
+    """A cost of one inference of a whole batch: a latency in ms, or another metric in its unit.
 
     Attributes:
-        n: timings it rests on; `blocks`: sample blocks.
-        median, low, high: the median and its 95 % confidence interval, drift corrected; NaN where it failed.
-        verdict: `steady` where the interval is as narrow as was asked for, else `noisy`; or `failed`.
+        n: timings or readings it rests on; `blocks`: sample blocks.
+        median, low, high: the median and its 95 % confidence interval; latencies drift corrected; NaN where it failed.
+        verdict: `steady` where the interval is as narrow as was asked for, else `noisy`; `failed`; `computed` where
+            it follows from the model alone; `unmeasurable` where nothing here could measure it.
         reason: why it is not steady; empty where it is.
         observed: the median as it was seen, at whatever speed the machine ran; NaN where it failed.
     """
@@ -83,8 +86,8 @@ class Measurement:
         return relative_half_width(self.median, self.low, self.high)
 
     @classmethod
-    def failed(cls, reason: str) -> Measurement:
-        return cls(0, 0, math.nan, math.nan, math.nan, "failed", reason)
+    def failed(cls, reason: str, verdict: Verdict = "failed") -> Measurement:
+        return cls(0, 0, math.nan, math.nan, math.nan, verdict, reason)
 
 
 @lru_cache(maxsize=4096)
@@ -154,12 +157,17 @@ class Drift:
 def measure(blocks: Sequence[Block], reference: float, goal: float) -> Measurement:
     """The measurement that `blocks` of one subject amount to.
 
-    Calm blocks alone are used where there are enough of them (`MIN_BLOCKS`, and a third of all); otherwise blocks whose
-    speed did not change, or all if these are too few, each divided by its drift. `goal` is the half-width asked for,
-    relative to the median.
+    Blocks from a device whose clock was held down are dropped. Of the others, calm ones alone are used where there are
+    enough of them (`MIN_BLOCKS`, and a third of all); otherwise blocks whose speed did not change, or all if these are
+    too few, each divided by its drift. `goal` is the half-width asked for, relative to the median.
     """
     if not blocks:
         return Measurement.failed("no sample was taken")
+    throttled = [block.throttled for block in blocks if block.throttled]
+    blocks = [block for block in blocks if not block.throttled]
+    if not blocks:
+        return Measurement.failed(f"the device's clock was held down throughout ({throttled[-1]}); cool it, lower the "
+                                  "batch or lock its clock")
     drift = Drift.of(blocks, reference)
     enough = max(MIN_BLOCKS, len(blocks) / 3)
     used = next((mask for mask in (drift.calm, drift.settled) if mask.sum() >= enough), np.ones(len(blocks), np.bool_))
@@ -174,6 +182,27 @@ def measure(blocks: Sequence[Block], reference: float, goal: float) -> Measureme
         reason = f"{len(values)} sample blocks are too few for an interval"
     return Measurement(n, len(values), median, low, high, "noisy" if reason else "steady", reason,
                        float(np.median(medians)))
+
+
+def summarise(readings: ArrayLike, goal: float, computed: bool = False) -> Measurement:
+    """The measurement that independent `readings` of one metric amount to; no drift correction.
+
+    `goal` is the half-width asked for, relative to the median. Readings that all agree leave nothing to estimate.
+    """
+    values = np.asarray(readings, dtype=np.float64)
+    if not len(values) or values.min() <= 0:
+        reason = "a reading is not above zero" if len(values) else "nothing was read"
+        return Measurement.failed(reason, "unmeasurable")
+    median, low, high = median_interval(values)
+    if computed or values.min() == values.max():
+        return Measurement(len(values), 0, median, median, median, "computed" if computed else "steady",
+                           observed=median)
+    width = relative_half_width(median, low, high)
+    reason = "" if width <= goal else f"the interval is within {100 * width:.1f} %, {100 * goal:g} % was asked for"
+    if math.isinf(width):
+        low, high = float(values.min()), float(values.max())
+        reason = f"{len(values)} readings are too few for an interval"
+    return Measurement(len(values), 0, median, low, high, "noisy" if reason else "steady", reason, median)
 
 
 @dataclass(frozen=True)

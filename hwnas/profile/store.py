@@ -12,9 +12,9 @@ import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +27,7 @@ from hwnas.core.errors import StoreError
 from hwnas.core.target import Target
 from hwnas.profile.stats import Block
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x68774E53
 BUSY_S = 60.0
 RETRY_S = 0.02
@@ -51,9 +51,20 @@ CREATE TABLE block (
     round INTEGER NOT NULL,
     started REAL NOT NULL,
     times_ns BLOB NOT NULL,
-    sentinel_ns BLOB NOT NULL
+    sentinel_ns BLOB NOT NULL,
+    conditions TEXT NOT NULL DEFAULT '{}'
 );
 CREATE INDEX block_of_item ON block (item);
+CREATE TABLE reading (
+    id INTEGER PRIMARY KEY,
+    item INTEGER NOT NULL REFERENCES item,
+    environment INTEGER NOT NULL REFERENCES environment,
+    metric TEXT NOT NULL,
+    value REAL NOT NULL,
+    started REAL NOT NULL,
+    details TEXT NOT NULL
+);
+CREATE INDEX reading_of_item ON reading (item);
 CREATE TABLE compilation (
     id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES item, seconds REAL NOT NULL, started REAL NOT NULL
 );
@@ -68,18 +79,30 @@ CREATE TABLE claim (
 
 
 @dataclass(frozen=True)
+class Reading:
+    """A value of a metric other than latency, for one inference and in the metric's unit.
+
+    Attributes:
+        started: Unix time at which the window of runs began, the name of that window among those of one subject.
+        details: what the value was worked out from.
+    """
+
+    metric: str
+    value: float
+    started: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Sample:
-    """A sample block as it is stored: raw times and the sentinel's, in nanoseconds."""
+    """A sample block as it is stored: raw times and the sentinel's in nanoseconds, and the device's conditions."""
 
     session: int
     round: int
     started: float
     times_ns: Sequence[int]
     sentinel_ns: Sequence[int]
-
-    @property
-    def block(self) -> Block:
-        return Block.of(self.session, self.times_ns, self.sentinel_ns)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Store:
@@ -120,12 +143,23 @@ class Store:
                         self._db.execute(statement)
                     self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                elif self._pragma("application_id") == APPLICATION_ID and self._pragma("user_version") == 1:
+                    self._upgrade()
         if self._pragma("application_id") != APPLICATION_ID:
             raise StoreError(f"{self.path} is a database of something else, not a sample store; choose another path")
-        found = self._pragma("user_version")
-        if found != SCHEMA_VERSION:
-            raise StoreError(f"{self.path} is a sample store of version {found}; this hwnas reads version "
-                             f"{SCHEMA_VERSION}; measure into a new file, or use the hwnas that made it")
+        self._version = self._pragma("user_version")
+        if self._version not in (1, SCHEMA_VERSION):
+            raise StoreError(f"{self.path} is a sample store of version {self._version}; this hwnas reads versions up "
+                             f"to {SCHEMA_VERSION}; measure into a new file, or use the hwnas that made it")
+        self._conditions = "conditions" if self._version == SCHEMA_VERSION else "'{}'"
+
+    def _upgrade(self) -> None:
+        """Version 1 had neither conditions nor readings."""
+        self._db.execute("ALTER TABLE block ADD COLUMN conditions TEXT NOT NULL DEFAULT '{}'")
+        for statement in _SCHEMA.split(";"):
+            if " reading" in statement:
+                self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _use_wal(self) -> None:
         """Switch to the write-ahead log; SQLite does not wait for another process that does the same to a new file."""
@@ -179,9 +213,19 @@ class Store:
         times, sentinel = (np.asarray(t, dtype="<i8").tobytes() for t in (sample.times_ns, sample.sentinel_ns))
         with self._errors(), self._transaction():
             self._db.execute(
-                "INSERT INTO block (item, environment, session, round, started, times_ns, sentinel_ns) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (item, environment, sample.session, sample.round, sample.started, times, sentinel),
+                "INSERT INTO block (item, environment, session, round, started, times_ns, sentinel_ns, conditions) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (item, environment, sample.session, sample.round, sample.started, times, sentinel,
+                 json.dumps(dict(sample.conditions))),
+            )
+
+    def read(self, item: int, environment: int, readings: Iterable[Reading]) -> None:
+        """Append readings of other metrics than latency, all or none."""
+        with self._errors(), self._transaction():
+            self._db.executemany(
+                "INSERT INTO reading (item, environment, metric, value, started, details) VALUES (?, ?, ?, ?, ?, ?)",
+                [(item, environment, reading.metric, reading.value, reading.started, json.dumps(dict(reading.details)))
+                 for reading in readings],
             )
 
     def compiled(self, item: int, seconds: float) -> None:
@@ -225,21 +269,33 @@ class Store:
 
     def samples(self, item: int) -> list[Sample]:
         """The blocks of an item, oldest first."""
-        rows = self._read("SELECT session, round, started, times_ns, sentinel_ns FROM block WHERE item = ? ORDER BY id",
-                          item)
+        rows = self._read(f"SELECT session, round, started, times_ns, sentinel_ns, {self._conditions} FROM block "
+                          "WHERE item = ? ORDER BY id", item)
         with self._errors():
-            return [Sample(session, number, started, _times(times).tolist(), _times(sentinel).tolist())
-                    for session, number, started, times, sentinel in rows]
+            return [Sample(session, number, started, _times(times).tolist(), _times(sentinel).tolist(),
+                           json.loads(kept)) for session, number, started, times, sentinel, kept in rows]
 
     def blocks(self, target: int, after: int = 0) -> Iterator[tuple[int, int, Block]]:
         """(number, item, block) of a target's blocks numbered above `after`, oldest first."""
-        rows = self._read("SELECT block.id, item, session, times_ns, sentinel_ns FROM block "
+        rows = self._read(f"SELECT block.id, item, session, times_ns, sentinel_ns, {self._conditions} FROM block "
                           "JOIN item ON item.id = block.item WHERE target = ? AND block.id > ? ORDER BY block.id",
                           target, after)
-        for number, item, session, times, sentinel in rows:
+        for number, item, session, times, sentinel, conditions in rows:
             with self._errors():
-                block = Block.of(session, _times(times), _times(sentinel))
+                throttled = json.loads(conditions).get("throttled", "")
+                block = Block.of(session, _times(times), _times(sentinel), throttled)
             yield number, item, block
+
+    def readings(self, target: int, after: int = 0) -> list[tuple[int, int, int, Reading]]:
+        """(number, item, environment, reading) of a target's readings numbered above `after`, oldest first."""
+        if self._version < SCHEMA_VERSION:
+            return []
+        rows = self._read("SELECT reading.id, item, environment, metric, value, started, details FROM reading "
+                          "JOIN item ON item.id = reading.item WHERE target = ? AND reading.id > ? ORDER BY reading.id",
+                          target, after)
+        with self._errors():
+            return [(number, item, environment, Reading(metric, value, started, json.loads(details)))
+                    for number, item, environment, metric, value, started, details in rows]
 
     def failures(self, target: int) -> dict[int, str]:
         """Failed items of a target, with the reason."""

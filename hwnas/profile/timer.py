@@ -39,6 +39,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,17 +132,18 @@ def matrix_sentinel() -> Stopwatch:
     return once
 
 
-def aligned(shape: Sequence[int], dtype: type[np.generic] = np.float32) -> NDArray[np.float32]:
+def aligned(shape: Sequence[int], dtype: type[np.generic] = np.float32) -> NDArray[Any]:
     """An array of zeros that begins at a page of its own."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=dtype, count=int(np.prod(shape))).reshape(tuple(shape))
 
 
-def random_inputs(shapes: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-    """The inputs every backend is fed: standard normal, the same for the same shapes."""
+def random_inputs(shapes: Sequence[Sequence[int]],
+                  dtypes: Sequence[type[np.generic]] | None = None) -> list[NDArray[Any]]:
+    """The inputs every backend is fed: standard normal, the same for the same shapes; float32 unless told."""
     arrays = []
     for index, shape in enumerate(shapes):
-        array = aligned(shape)
+        array = aligned(shape, dtypes[index] if dtypes else np.float32)
         array[...] = np.random.default_rng(index).standard_normal(tuple(shape), dtype=np.float32)
         arrays.append(array)
     return arrays

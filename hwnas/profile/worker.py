@@ -15,10 +15,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from hwnas.profile.backends import Backend, Settings, backends
+from hwnas.profile.memory import MEASURED_MEMORY, MEMORY, peak_activation_mib
+from hwnas.profile.meters import IDLE_S, POWER_LOG, SETTLE_S, Counter, Span, meters, take_span
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace, Stopwatch, run_sentinel, take_block, warm_up
 
@@ -33,12 +37,14 @@ class Worker:
     def __init__(self, replies: IO[str]) -> None:
         self.replies = replies
         self.models: dict[int, tuple[Any, Stopwatch]] = {}
+        self.rests: dict[str, tuple[Counter | None, Span]] = {}
         self.backend: Backend
         self.sentinel: Stopwatch
         self.pace: Pace
+        self.memory: bool
 
     def setup(self, backend: str, settings: dict[str, Any], pace: dict[str, Any], cpus: list[int],
-              memory_share: float) -> None:
+              memory_share: float, memory: bool) -> None:
         if cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cpus)
         with contextlib.suppress(OSError, AttributeError):
@@ -48,15 +54,17 @@ class Worker:
         self.backend = backends.get(backend)(Settings(**settings))
         self.sentinel = self.backend.sentinel()
         self.pace = Pace(**pace)
+        self.memory = memory
         self.say(ready=True, pid=os.getpid())
 
-    def load(self, subjects: list[tuple[int, dict[str, str]]]) -> None:
+    def load(self, subjects: list[tuple[int, dict[str, Any]]]) -> None:
         """Compile each subject and run it once."""
         for item, subject in subjects:
-            self.say(at=item, doing="compile")
+            self.backend.alive = partial(self.say, at=item, doing="compile")
+            self.backend.alive()
             start = time.perf_counter()
             try:
-                model = self.backend.compile(Subject(**subject))  # type: ignore[arg-type]
+                model = self.backend.compile(Subject(**subject))
                 once = self.backend.stopwatch(model)
                 compiled = time.perf_counter() - start
                 once()
@@ -64,8 +72,17 @@ class Worker:
                 self.say(failed=item, reason=one_line(error))
                 continue
             self.models[item] = model, once
-            self.say(loaded=item, seconds=compiled)
+            self.say(loaded=item, seconds=compiled, memory=self.peaks(Subject(**subject), model) if self.memory else {})
         self.say(end=True)
+
+    def peaks(self, subject: Subject, model: Any) -> dict[str, float]:
+        """Peak memory in MiB by metric: from the graph, and as the device counted it where it does."""
+        found = {}
+        with contextlib.suppress(ValueError):
+            settings = self.backend.settings
+            found[MEMORY] = peak_activation_mib(subject.to_onnx(settings.batch), settings.precision, settings.batch)
+        measured = self.backend.memory_mib(model)
+        return found if measured is None else {**found, MEASURED_MEMORY: measured}
 
     def run(self, order: list[int]) -> None:
         """A sample block of each loaded subject in `order`, between two runs of the sentinel."""
@@ -75,7 +92,7 @@ class Worker:
             self.say(at=item, doing="run")
             try:
                 once = self.models[item][1]
-                started = time.time()
+                started, conditions = time.time(), self.backend.conditions()
                 before = run_sentinel(self.sentinel)
                 warm = warm_up(once, self.pace.warmup_s)
                 times = take_block(once, self.pace)
@@ -84,7 +101,28 @@ class Worker:
                 self.backend.close(self.models.pop(item)[0])
                 self.say(failed=item, reason=one_line(error))
                 continue
-            self.say(block=item, started=started, times=times, sentinel=before + after, warmup_ns=warm)
+            self.say(block=item, started=started, times=times, sentinel=before + after, warmup_ns=warm,
+                     conditions=conditions | self.backend.conditions())
+        self.say(end=True)
+
+    def meter(self, order: list[int], meter: str, window_s: float) -> None:
+        """A window of inferences of each loaded subject in `order`, and what they took of energy; first a rest."""
+        if meter not in self.rests:
+            counter = None if meter == POWER_LOG else meters.get(meter)().joules
+            time.sleep(SETTLE_S)
+            self.rests[meter] = counter, take_span(None, counter, IDLE_S)
+        counter, idle = self.rests[meter]
+        for item in order:
+            if item not in self.models:
+                continue
+            self.say(at=item, doing="meter")
+            try:
+                window = take_span(partial(self.backend.run, self.models[item][0]), counter, window_s)
+            except Exception as error:
+                self.backend.close(self.models.pop(item)[0])
+                self.say(failed=item, reason=one_line(error))
+                continue
+            self.say(window=asdict(window), idle=asdict(idle), meter=meter, item=item)
         self.say(end=True)
 
     def unload(self) -> None:
@@ -99,7 +137,7 @@ class Worker:
 
     def serve(self, requests: IO[str]) -> None:
         actions: dict[str, Callable[..., None]] = {
-            "setup": self.setup, "load": self.load, "run": self.run, "unload": self.unload,
+            "setup": self.setup, "load": self.load, "run": self.run, "meter": self.meter, "unload": self.unload,
         }
         for line in requests:
             message = json.loads(line)

@@ -2,6 +2,8 @@
 
 import ctypes
 import gc
+import os
+import shutil
 import sys
 
 import numpy as np
@@ -9,9 +11,10 @@ import psutil
 import pytest
 
 from hwnas.core.target import Target
+from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
 from hwnas.profile.campaign import Effort, History, run_campaign
-from hwnas.profile.device import local_target
+from hwnas.profile.device import gpus, local_target
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import random_inputs
@@ -25,14 +28,43 @@ BLOCKS = [
     *get_space("fbnet:variant=cifar").primitives()[3:9:2],
 ]
 QUICK = Effort(sessions=1, goal=1.0)
+SIGNAL_TO_NOISE_DB = {"fp16": 50, "bf16": 35, "int8": 20}
+SLOW_TO_COMPILE = ("torch-compile",)
+
+
+def ready(name: str, settings: Settings | None = None) -> str:
+    """`name`, where this machine can measure with it; skips with the reason where it cannot."""
+    reason = backends.get(name).unavailable(settings or Settings())
+    if reason:
+        pytest.skip(f"{name}: {reason}")
+    return name
 
 
 @pytest.fixture(params=list(backends))
 def name(request):
-    reason = backends.get(request.param).unavailable(Settings())
-    if reason:
-        pytest.skip(f"{request.param}: {reason}")
-    return request.param
+    if request.param in SLOW_TO_COMPILE and not os.environ.get("HWNAS_TEST_SLOW"):
+        pytest.skip(f"{request.param}: compiling takes up to a minute a block (set HWNAS_TEST_SLOW=1)")
+    return ready(request.param)
+
+
+def here(output) -> np.ndarray:
+    """An output of any backend, in whatever precision and on whatever device, as float32 on this machine."""
+    if hasattr(output, "detach"):
+        return output.detach().float().cpu().numpy()
+    return np.asarray(output.numpy() if hasattr(output, "data_ptr") else output, dtype=np.float32)
+
+
+def check_precision(name: str, settings: Settings) -> None:
+    """A block in reduced precision is the block in full precision, but for noise of that precision's size."""
+    subject = Subject.primitive(BLOCKS[2])
+    backend = backends.get(ready(name, settings))(settings)
+    model = backend.compile(subject)
+    truth = expected(subject, settings.batch)
+    noise = here(backend.run(model)[0]) - truth
+    backend.close(model)
+    ratio = 10 * np.log10((truth**2).sum() / max((noise**2).sum(), 1e-30))
+    assert SIGNAL_TO_NOISE_DB.get(settings.precision, 60) < ratio
+    assert settings.precision == "fp32" or ratio < 110, "it ran in full precision"
 
 
 def expected(subject: Subject, batch: int) -> np.ndarray:
@@ -52,8 +84,55 @@ def test_outputs_are_those_of_pytorch(name, primitive, batch):
     model = backend.compile(subject)
     (output,) = backend.run(model)
     truth = expected(subject, batch)
-    np.testing.assert_allclose(np.asarray(output), truth, rtol=TOLERANCE, atol=TOLERANCE * np.abs(truth).max())
+    np.testing.assert_allclose(here(output), truth, rtol=TOLERANCE, atol=TOLERANCE * np.abs(truth).max())
     backend.close(model)
+
+
+@pytest.mark.parametrize("precision", sorted({p for each in backends for p in backends.get(each).precisions}))
+def test_every_precision_computes_the_same_but_for_its_own_noise(name, precision):
+    if precision not in backends.get(name).precisions:
+        pytest.skip(f"{name} does not run in {precision}")
+    check_precision(name, Settings(precision=precision, batch=2))
+
+
+@pytest.mark.skipif(not any(shutil.which(each) for each in ("c++", "g++", "clang++")), reason="no C++ compiler")
+def test_torch_compile_gives_the_outputs_of_pytorch():
+    backend = backends.get(ready("torch-compile"))(Settings())
+    subject = Subject.primitive(BLOCKS[1])
+    model = backend.compile(subject)
+    np.testing.assert_allclose(here(backend.run(model)[0]), expected(subject, 1), rtol=1e-4, atol=1e-4)
+    assert backend.stopwatch(model)() > 0
+    backend.close(model)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("each", list(backends))
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_on_a_gpu(each, precision):
+    if precision not in backends.get(each).precisions:
+        pytest.skip(f"{each} does not run in {precision}")
+    needs_gpu()
+    check_precision(each, Settings("gpu", precision))
+
+
+@pytest.mark.gpu
+def test_cuda_graphs_and_a_cold_cache_on_a_gpu():
+    needs_gpu()
+    subject = Subject.primitive(BLOCKS[3])
+    for settings in (Settings("gpu"), Settings("gpu", graphs=True), Settings("gpu", graphs=True, cache="cold")):
+        backend = backends.get(ready("torch", settings))(settings)
+        model = backend.compile(subject)
+        np.testing.assert_allclose(here(backend.run(model)[0]), expected(subject, 1), rtol=1e-2, atol=1e-2)
+        once = backend.stopwatch(model)
+        assert all(once() > 0 for _ in range(20))
+        assert backend.memory_mib(model) is None if settings.graphs else backend.memory_mib(model) > 0
+        assert not nvidia.available() or backend.conditions().keys() >= {"clock_mhz", "power_w", "temperature_c"}
+        backend.close(model)
+
+
+def needs_gpu() -> None:
+    if not gpus():
+        pytest.skip("no GPU is found on this machine")
 
 
 def test_a_network_gives_the_outputs_of_pytorch(name):
@@ -62,7 +141,7 @@ def test_a_network_gives_the_outputs_of_pytorch(name):
     backend = backends.get(name)(Settings())
     model = backend.compile(subject)
     truth = expected(subject, 1)
-    np.testing.assert_allclose(np.asarray(backend.run(model)[0]), truth, rtol=1e-3, atol=1e-3 * np.abs(truth).max())
+    np.testing.assert_allclose(here(backend.run(model)[0]), truth, rtol=1e-3, atol=1e-3 * np.abs(truth).max())
     backend.close(model)
 
 

@@ -1,7 +1,8 @@
 """A backend with a simulated clock, installed as a package of a third party would be: by an entry point.
 
 What a subject does is in its name: `ok 0.5` takes about 0.5 ms of simulated time; `crash`, `hang`, `eat`, `raise` and
-`exit` do so when compiled, with `-run` when run; `later` crashes only while other subjects are loaded too.
+`exit` do so when compiled, with `-run` when run; `later` crashes only while other subjects are loaded too. The clock is
+held down in every second sample block of `throttle`, which then takes three times as long, and in each of `hot`.
 """
 
 import itertools
@@ -10,8 +11,10 @@ import time
 import zlib
 
 from hwnas.profile.backends import Backend
+from hwnas.profile.meters import Meter
 
 PATTERN = (0, 3, -2, 1, -1, 2, -3)
+STEP_S = 0.02
 REAL_S = float(os.environ.get("HWNAS_FAKE_REAL_S", "0"))
 
 
@@ -19,6 +22,7 @@ class Fake(Backend):
     distributions = ("hwnas-fake",)
     loaded = 0
     steps = itertools.cycle(PATTERN)
+    running, blocks = "", 0
 
     def __init__(self, settings):
         super().__init__(settings)
@@ -44,9 +48,17 @@ class Fake(Backend):
         def once():
             self.run(model)
             time.sleep(REAL_S)
-            return int(1e6 * model[1] * (1 + 0.001 * next(Fake.steps)))
+            Fake.running = model[0]
+            slower = 3 if model[0] == "throttle" and Fake.blocks % 2 else 1
+            return int(1e6 * model[1] * slower * (1 + 0.001 * next(Fake.steps)))
 
         return once
+
+    def conditions(self):
+        word, Fake.running = Fake.running, ""
+        Fake.blocks += word == "throttle"
+        held = word == "hot" or (word == "throttle" and Fake.blocks % 2 == 0)
+        return {"clock_mhz": 600, "throttled": "power cap"} if held else {"clock_mhz": 1200} if word else {}
 
     def sentinel(self):
         def once():
@@ -54,6 +66,17 @@ class Fake(Backend):
             return 10_000
 
         return once
+
+
+class FakeMeter(Meter):
+    """Counts a constant power, in steps."""
+
+    @classmethod
+    def unavailable(cls, settings):
+        return None if "HWNAS_FAKE_WATTS" in os.environ else "it is switched off"
+
+    def joules(self):
+        return float(os.environ["HWNAS_FAKE_WATTS"]) * STEP_S * (time.perf_counter() // STEP_S)
 
 
 def act(word):

@@ -182,7 +182,9 @@ def test_doctor_finds_this_machine(monkeypatch):
 
 def test_the_table_is_the_measurements(folder):
     table = CostTable.load(folder / "table.csv")
-    assert {cost.verdict for row in table.rows.values() for cost in row.values()} <= {"steady", "noisy"}
+    assert {row["latency_ms"].verdict for row in table.rows.values()} <= {"steady", "noisy"}
+    assert {row["memory_mib"].verdict for row in table.rows.values()} == {"computed"}
+    assert table.metrics == ("latency_ms", "memory_mib")
 
 
 def blocks(path) -> dict[int, int]:

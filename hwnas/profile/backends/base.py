@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
 from hwnas.core.registry import Registry
+from hwnas.profile import nvidia
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Stopwatch, matrix_sentinel, queue_wait
 
@@ -35,6 +36,10 @@ class Settings:
         batch: images in one inference; threads: processor threads of one.
         cache: `warm`, or `cold` where the device's cache is flushed before every timed run.
         graphs: whether the kernels of an inference are recorded once and replayed as a CUDA graph.
+        trials: schedules to measure for each kernel before it is used; 0: kernels as the runtime has them.
+        records: folder that keeps what these trials found.
+        remote: `HOST:PORT` of the RPC tracker whose boards are measured; empty: this machine.
+        key: the boards' name at the tracker.
     """
 
     device: str = "cpu"
@@ -43,6 +48,10 @@ class Settings:
     threads: int = 1
     cache: str = "warm"
     graphs: bool = False
+    trials: int = 0
+    records: str = ""
+    remote: str = ""
+    key: str = ""
 
 
 class Backend(ABC):
@@ -54,9 +63,13 @@ class Backend(ABC):
     tuned: ClassVar[bool] = False
     caches: ClassVar[tuple[str, ...]] = ("warm",)
     can_graph: ClassVar[bool] = False
+    can_tune: ClassVar[bool] = False
+    can_remote: ClassVar[bool] = False
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.alive: Callable[[], None] = lambda: None
+        """To be called now and then by a `compile` that takes minutes, so that it does not count as hung."""
 
     @classmethod
     def version(cls) -> str:
@@ -82,7 +95,16 @@ class Backend(ABC):
             return f"{settings.cache} caches are measured by torch on gpu only; leave --cache away"
         if settings.graphs and not (cls.can_graph and on_gpu):
             return "CUDA graphs are replayed by torch on gpu only; leave --graphs away"
+        if settings.trials and not cls.can_tune:
+            return "its kernels are not tuned; leave --trials away, or use --runtime tvm"
+        if settings.remote and not cls.can_remote:
+            return "it measures this machine only; boards at a tracker are measured with --runtime tvm"
         return None
+
+    @classmethod
+    def here(cls, settings: Settings) -> bool:
+        """Whether the sentinel is the common one, on this machine's processor, so that its speed can be remembered."""
+        return settings.device == "cpu" and cls.sentinel is Backend.sentinel
 
     @abstractmethod
     def compile(self, subject: Subject) -> Any:
@@ -108,6 +130,13 @@ class Backend(ABC):
             return took - (waited() - before)
 
         return once
+
+    def conditions(self) -> dict[str, Any]:
+        """The device's clocks, power and temperature now, empty where it tells none.
+
+        A key `throttled`, the reason in words, says that the clock is held down: a sample block with it is dropped.
+        """
+        return nvidia.conditions() if self.settings.device == "gpu" else {}
 
     def memory_mib(self, model: Any) -> float | None:
         """The most memory that one run took beside weights and inputs, counted by the device; None where it is not."""

@@ -1,44 +1,146 @@
-"""PyTorch, eager, on the CPU."""
+"""PyTorch, eager (`torch`) and compiled by Inductor (`torch-compile`), on the processor and on CUDA devices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from numpy.typing import ArrayLike
-
-from hwnas.profile.backends.base import Backend, backends
+from hwnas.profile.backends.base import Backend, Settings, backends
+from hwnas.profile.backends.cuda import TorchDriver, matrix_product, stopwatch
 from hwnas.profile.subject import Subject
-from hwnas.profile.timer import random_inputs
+from hwnas.profile.timer import Stopwatch, random_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+COMPILERS = ("c++", "g++", "clang++", "cl")
+NO_LIMIT = 1 << 20
+
 
 @dataclass
 class Loaded:
-    module: nn.Module | None
-    inputs: list[Tensor]
+    """A module with its inputs; `call` queues one inference and returns the output."""
+
+    call: Callable[[], Tensor] | None
 
 
 @backends.register("torch")
 class Torch(Backend):
     distributions = ("torch",)
+    devices = ("cpu", "gpu")
+    precisions = tuple(DTYPES)
+    caches = ("warm", "cold")
+    can_graph = True
+
+    def __init__(self, settings: Settings) -> None:
+        import torch
+
+        super().__init__(settings)
+        torch.set_num_threads(settings.threads)
+        self.driver = TorchDriver() if settings.device == "gpu" else None
+
+    @classmethod
+    def unavailable(cls, settings: Settings) -> str | None:
+        reason = super().unavailable(settings)
+        if reason is None and settings.device == "gpu" and cls.version().endswith("+cpu"):
+            return "the installed PyTorch is built without CUDA; install one that is built with it"
+        return reason
 
     def compile(self, subject: Subject) -> Loaded:
         import torch
 
-        torch.set_num_threads(self.settings.threads)
-        module = subject.build().eval().requires_grad_(False)
+        place: dict[str, Any] = {"device": "cuda" if self.driver else "cpu",
+                                 "dtype": getattr(torch, DTYPES[self.settings.precision])}
+        module = self._prepared(subject.build().eval().requires_grad_(False).to(**place))
         arrays = random_inputs(subject.input_shapes(self.settings.batch))
-        return Loaded(module, [torch.from_numpy(array) for array in arrays])
+        inputs = [torch.from_numpy(array).to(**place) for array in arrays]
 
-    def run(self, model: Loaded) -> Sequence[ArrayLike]:
-        assert model.module is not None
-        output: Tensor = model.module(*model.inputs)
+        def call() -> Tensor:
+            output: Tensor = module(*inputs)
+            return output
+
+        if self.driver and self.settings.graphs:
+            return Loaded(self.driver.capture(call))
+        return Loaded(call)
+
+    def _prepared(self, module: nn.Module) -> Callable[..., Any]:
+        return module
+
+    def run(self, model: Loaded) -> Sequence[Tensor]:
+        assert model.call is not None
+        output = model.call()
+        if self.driver:
+            self.driver.cuda.synchronize()
         return [output]
 
     def close(self, model: Loaded) -> None:
-        model.module = None
-        model.inputs.clear()
+        model.call = None
+
+    def stopwatch(self, model: Loaded) -> Stopwatch:
+        assert model.call is not None
+        if self.driver is None:
+            return super().stopwatch(model)
+        return stopwatch(self.driver, model.call, self.settings.cache == "cold")
+
+    def sentinel(self) -> Stopwatch:
+        return matrix_product(self.driver) if self.driver else super().sentinel()
+
+    def memory_mib(self, model: Loaded) -> float | None:
+        """What PyTorch's CUDA allocator held at most beyond what it held before; None on the processor."""
+        if self.driver is None or self.settings.graphs:
+            return None
+        cuda = self.driver.cuda
+        cuda.synchronize()
+        before = cuda.memory_allocated()
+        cuda.reset_peak_memory_stats()
+        self.run(model)
+        return float(cuda.max_memory_allocated() - before) / 2**20
+
+
+@backends.register("torch-compile")
+class TorchCompile(Torch):
+    """Every subject is compiled for its own shapes; the compiler works in the measuring process alone."""
+
+    loaded: ClassVar[int] = 0
+
+    @classmethod
+    def unavailable(cls, settings: Settings) -> str | None:
+        reason = super().unavailable(settings)
+        if reason is None and settings.device == "cpu" and not any(map(shutil.which, COMPILERS)):
+            return "torch.compile needs a C++ compiler, such as g++, and finds none"
+        if reason is None and settings.device == "gpu" and find_spec("triton") is None:
+            return "torch.compile needs triton on a GPU, which is not installed"
+        return reason
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        from torch._dynamo import config as dynamo
+        from torch._inductor import config as inductor
+
+        # Blocks share one forward function, and beyond its limit of recompilations PyTorch would run them eagerly.
+        dynamo.recompile_limit = dynamo.accumulated_recompile_limit = NO_LIMIT
+        inductor.compile_threads = 1
+
+    def compile(self, subject: Subject) -> Loaded:
+        model = super().compile(subject)
+        TorchCompile.loaded += 1
+        self.run(model)
+        return model
+
+    def _prepared(self, module: nn.Module) -> Callable[..., Any]:
+        import torch
+
+        return torch.compile(module, fullgraph=True, dynamic=False)
+
+    def close(self, model: Loaded) -> None:
+        """Free the code too once nothing is loaded; to free one subject's would have the others compiled anew."""
+        import torch
+
+        super().close(model)
+        TorchCompile.loaded -= 1
+        if TorchCompile.loaded == 0:
+            torch.compiler.reset()

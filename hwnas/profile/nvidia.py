@@ -1,0 +1,101 @@
+"""What the NVIDIA driver says of a GPU: its name, clocks, power, temperature, throttling and energy.
+
+Read through NVML (the package `nvidia-ml-py`, optional). `CUDA_VISIBLE_DEVICES` chooses the GPU, as it does for CUDA.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+THROTTLED = {
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "power brake",
+}
+"""Reasons for a lowered clock (NVML's nvmlClocksEventReasons) that make a timing one of the cooling or the supply."""
+
+
+class Gpu:
+    """One GPU under `nvml`, the module `pynvml` or what stands in for it."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self.nvml, self.handle = nvml, handle
+
+    @property
+    def name(self) -> str:
+        name = self.nvml.nvmlDeviceGetName(self.handle)
+        return name.decode() if isinstance(name, bytes) else str(name)
+
+    def conditions(self) -> dict[str, Any]:
+        """SM and memory clock in MHz, power in W, temperature in Celsius, and `throttled`: why the clock is lowered.
+
+        What this GPU does not tell is left out.
+        """
+        nvml, handle = self.nvml, self.handle
+        found = {
+            "clock_mhz": self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
+            "power_w": self._ask(nvml.nvmlDeviceGetPowerUsage, handle),
+            "temperature_c": self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+        }
+        if found["power_w"] is not None:
+            found["power_w"] /= 1e3
+        reasons = self._ask(nvml.nvmlDeviceGetCurrentClocksEventReasons, handle) or 0
+        why = ", ".join(text for bit, text in THROTTLED.items() if reasons & bit)
+        return {name: value for name, value in found.items() if value is not None} | ({"throttled": why} if why else {})
+
+    def joules(self) -> float | None:
+        """Energy since the driver was loaded, in joules; None where the GPU counts none (before Volta)."""
+        count = self._ask(self.nvml.nvmlDeviceGetTotalEnergyConsumption, self.handle)
+        return None if count is None else count / 1e3
+
+    def _ask(self, question: Any, *arguments: Any) -> Any:
+        try:
+            return question(*arguments)
+        except self.nvml.NVMLError:
+            return None
+
+
+@lru_cache(maxsize=1)
+def gpu() -> Gpu | None:
+    """The GPU in use; None without NVML or without a GPU."""
+    try:
+        import pynvml as nvml
+
+        nvml.nvmlInit()
+    except Exception:
+        return None
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    try:
+        if chosen.startswith(("GPU-", "MIG-")):
+            return Gpu(nvml, nvml.nvmlDeviceGetHandleByUUID(chosen))
+        return Gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(int(chosen or 0)))
+    except (nvml.NVMLError, ValueError):
+        return None
+
+
+def available() -> bool:
+    return gpu() is not None
+
+
+def conditions() -> dict[str, Any]:
+    """The conditions of the GPU in use; empty where nothing tells them."""
+    found = gpu()
+    return found.conditions() if found else {}
+
+
+def names() -> list[str]:
+    """The GPU in use, from NVML, else those that the kernel driver lists; empty where there are none."""
+    found = gpu()
+    if found:
+        return [found.name]
+    listed = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        listed.append(lines.get("Model", "NVIDIA GPU").strip())
+    return listed
