@@ -19,10 +19,11 @@ from hwnas.core.errors import InputError, UnavailableError
 from hwnas.core.target import Environment, Target
 from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
+from hwnas.profile.meters import find_meter
 from hwnas.profile.stats import CALM, reference_speed
 from hwnas.profile.timer import matrix_sentinel
 
-LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "nvidia-ml-py")
 LOOK_S = 0.1
 SENTINEL_S = 2.0
 
@@ -148,19 +149,28 @@ def diagnose() -> list[Finding]:
 def _devices() -> Iterator[Finding]:
     yield Finding("cpu", "ok", f"{cpu_model()}, {len(usable_cores())} cores usable")
     names = gpus()
-    yield Finding("gpu", "ok" if names else "info", ", ".join(names) or "none found")
+    told = "" if nvidia.gpu() or not names else "install nvidia-ml-py to log its clocks and measure its energy"
+    yield Finding("gpu", "ok" if names else "info", ", ".join(names) or "none found", told)
+    for device in ("cpu", *(("gpu",) if names else ())):
+        try:
+            yield Finding(f"energy of the {device}", "ok", f"counted by {find_meter(Settings(device)).meter}")
+        except UnavailableError as error:
+            yield Finding(f"energy of the {device}", "info", str(error))
 
 
 def _runtimes() -> Iterator[Finding]:
     for name in backends:
         backend = backends.get(name)
-        can = [device for device in backend.devices if backend.unavailable(Settings(device)) is None]
+        here = [device for device in backend.devices if device == "cpu" or gpus()]
+        can = [device for device in here if backend.unavailable(Settings(device)) is None]
         if can:
             yield Finding(f"runtime {name}", "ok", f"{backend.version()}: {', '.join(can)}; "
                                                    f"{', '.join(backend.precisions)}")
         else:
-            yield Finding(f"runtime {name}", "info", backend.unavailable(Settings(backend.devices[0])) or "",
-                          f"install {' or '.join(backend.distributions)} to use it")
+            reason = (backend.unavailable(Settings(device)) for device in backend.devices)
+            absent = not backend.version()
+            yield Finding(f"runtime {name}", "info", next(filter(None, reason), "it needs a GPU"),
+                          f"install {' or '.join(backend.distributions)} to use it" if absent else "")
 
 
 def _libraries() -> Iterator[Finding]:
