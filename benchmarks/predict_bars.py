@@ -18,8 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.predict import fit_predictor
+from hwnas.predict import fit_predictor, read_measurements
+from hwnas.predict.auto import choose, fit_named
+from hwnas.predict.base import predictors
 from hwnas.predict.data import column_names
+from hwnas.predict.evaluation import judge, split, test_metrics
+from hwnas.predict.intervals import Calibration
+from hwnas.predict.metrics import interval_score
+from hwnas.spaces import get_space
 
 FOLDER = Path(os.environ.get("HWNAS_REFERENCE_DATA", "../shared/data"))
 WHOLE_MILLISECONDS = ("essential_ph_1_ms", "pixel2_ms", "pixel3_ms", "samsung_a50_ms", "samsung_s7_ms")
@@ -85,29 +91,31 @@ def _draw(
     key = (name, rows, seed, options.model, options.test)
     if key in done:
         return done[key]
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     made = (_transfer if CELLS[name].transfer else _fit)(CELLS[name], rows, seed, options)
     row = dict(zip(("cell", "rows", "seed", "model", "test"), key, strict=True))
-    row |= {"seconds": round(time.perf_counter() - start, 1), **made}
+    row |= {"seconds": round(time.perf_counter() - start, 1), "cpu": round(time.process_time() - cpu, 1), **made}
     with options.out.open("a") as handle:
         handle.write(json.dumps(row) + "\n")
     return row
 
 
 def _fit(cell: Cell, rows: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    report = fit_predictor(
-        FOLDER / f"{cell.table}.parquet",
-        cell.space,
-        cell.metric,
-        model=options.model,
-        score=cell.score,
-        train=rows,
-        test=options.test,
-        seed=seed,
-    )
-    chosen = [f"{row['weight']:g} {row['model']}" for row in report.compared if row["weight"]]
-    kept = {name: report.metrics[name] for name in REPORTED}
-    return {"chosen": chosen, **kept, "ridge": report.baselines["ridge"][cell.score]}
+    """As `fit_predictor` does; besides, the interval score that a constant width would have."""
+    data = read_measurements(FOLDER / f"{cell.table}.parquet", get_space(cell.space), cell.metric)
+    learnt, held_out = split(data, rows, options.test, seed)
+    assert held_out is not None
+    auto = options.model == "auto"
+    made = choose(learnt, None, cell.score, seed) if auto else fit_named(learnt, options.model, None)
+    metrics, predicted = test_metrics(made.model, held_out), made.model.predict(held_out.population, extrapolate=True)
+    constant = Calibration.of(learnt.values, made.predicted, powers=(0.0,)).interval(predicted, 0.9)
+    ridge = judge(predictors.get("ridge")(data.space, metric=cell.metric), learnt, held_out)
+    return {
+        "chosen": [f"{row['weight']:g} {row['model']}" for row in made.compared if row["weight"]],
+        **{name: metrics[name] for name in REPORTED},
+        "constant_score_90": interval_score(held_out.values, *constant),
+        "ridge": ridge[cell.score],
+    }
 
 
 def _transfer(cell: Cell, rows: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -128,11 +136,13 @@ def _line(name: str, rows: int, aim: float, draws: list[dict[str, Any]], model: 
     score = CELLS[name].score
     values = np.array([draw[score] for draw in draws])
     coverage = np.mean([draw["coverage_90"] for draw in draws])
+    ratio = np.mean([draw["interval_score_90"] / draw.get("constant_score_90", np.nan) for draw in draws])
     met = np.median(values) >= aim if score in ("kendall", "spearman") else np.median(values) <= aim
     return (
         f"{name:18s} {rows:5d} {score:8s} median {np.median(values):.4f} [{values.min():.4f}, {values.max():.4f}] "
         f"aim {aim:g} {'met' if met else 'missed'}  coverage {coverage:.3f}  "
-        f"{np.median([draw['seconds'] for draw in draws]):.0f} s  {model}, {len(draws)} draws"
+        f"score to constant width's {ratio:.3f}  "
+        f"{np.median([draw.get('cpu', np.nan) for draw in draws]):.0f} s CPU  {model}, {len(draws)} draws"
     )
 
 

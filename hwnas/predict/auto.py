@@ -198,5 +198,5 @@ def _dear(data: Measurements, robust: bool) -> list[tuple[str, Options]]:
     if not data.quantity.is_cost and len(data) >= MANY:
         found.append(("mlp", {"loss": "l1"}))
         placed = ROWS_A_CHOICE * int(data.space.choices.sum()) <= len(data) <= MOST_ROWS
-        found += [("gp", {"effects": True})] if placed else []
+        found += [("gp", {"effects": True, "warp": True})] if placed else []
     return found

@@ -126,18 +126,34 @@ def choice_features(space: SearchSpace) -> OneHot:
     A gene that decides most slots at once, as a resolution does, is left out of the second kind: its own indicator
     stands for it.
     """
-    widespread = [
-        gene
-        for gene in range(len(space.genes))
-        if sum(gene in slot.genes for slot in space.slots) > LOCAL_SHARE * len(space.slots)
-    ]
     parts = [_gene_indicator(space, gene) for gene in range(len(space.genes))]
+    return _one_hot([*parts, *(_factor_indicator(space, factor) for factor in factors(space))])
+
+
+@lru_cache(maxsize=32)
+def position_features(space: SearchSpace) -> tuple[OneHot, ...]:
+    """`choice_features` of each factor by itself, in order, without genes that decide most slots."""
+    positions = []
     for factor in factors(space):
-        local = tuple(gene for gene in factor.genes if gene not in widespread)
-        if len(local) > 1 or (local and len(factor.slots) > 1):
-            parts.append(_slot_indicator(space, local, factor))
+        own = [_gene_indicator(space, gene) for gene in _local(space, factor)]
+        positions.append(_one_hot([*own, _factor_indicator(space, factor)]))
+    return tuple(position for position in positions if position.columns)
+
+
+def _one_hot(parts: Sequence[Additive | None]) -> OneHot:
     kept = [part for part in parts if part is not None]
     return OneHot(tuple(kept), sum(part.columns for part in kept))
+
+
+def _local(space: SearchSpace, factor: Factor) -> Genes:
+    """The factor's genes without those that decide most slots of the space."""
+    most = LOCAL_SHARE * len(space.slots)
+    return tuple(gene for gene in factor.genes if sum(gene in slot.genes for slot in space.slots) <= most)
+
+
+def _factor_indicator(space: SearchSpace, factor: Factor) -> Additive | None:
+    local = _local(space, factor)
+    return _slot_indicator(space, local, factor) if len(local) > 1 or (local and len(factor.slots) > 1) else None
 
 
 def _gene_indicator(space: SearchSpace, gene: int) -> Additive | None:

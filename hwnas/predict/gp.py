@@ -17,6 +17,7 @@ from hwnas.predict.base import Array, Arrays, Predictor, register
 from hwnas.predict.features import in_chunks
 from hwnas.predict.kernels import KERNELS, Viewer, grams
 from hwnas.predict.regression import LOSSES, robust_weights
+from hwnas.predict.warp import Warp
 
 SUBSET = 600
 STEPS = 60
@@ -26,7 +27,7 @@ NEGLIGIBLE = 1e-6
 PRIOR_KERNEL, PRIOR_NOISE, PRIOR_SPREAD = -3.0, -5.0, 3.0
 ROBUST_ROUNDS = 4
 LEAST_SIZE = 0.05
-FEW_TO_REFIT = 100
+FEW_TO_REFIT = 250
 
 
 @register("gp")
@@ -34,7 +35,13 @@ class GaussianProcess(Predictor):
     """Additive in blocks and choices, with their pairs, and smooth in what the network does; for thousands of rows."""
 
     def configure(
-        self, loss: str = "l2", relative: bool = True, kernels: str = "all", effects: bool = False, seed: int = 0
+        self,
+        loss: str = "l2",
+        relative: bool = True,
+        kernels: str = "all",
+        effects: bool = False,
+        warp: bool = False,
+        seed: int = 0,
     ) -> None:
         """Options.
 
@@ -43,16 +50,23 @@ class GaussianProcess(Predictor):
             relative: the noise of a cost grows in proportion to it.
             effects: place each choice of a gene by what it adds in a linear fit. It helps where genes have few choices
                 and rows are many; being fitted to the target, it is cross-validated by refitting.
+            warp: learn the target's normal scores (`warp.Warp`) instead of its values. It helps where it levels off, as
+                accuracy does.
             kernels: groups of `kernels.KERNELS` joined by `+`, or `all`.
         """
         groups = tuple(KERNELS) if kernels == "all" else tuple(kernels.split("+"))
         if loss not in LOSSES or not set(groups) <= set(KERNELS):
             raise InputError(f"loss is one of {', '.join(LOSSES)}, and kernels are {', '.join(KERNELS)}, joined by +")
         self.kernels = sorted(kernel for group in groups for kernel in KERNELS[group])
-        self.loss, self.relative, self.seed = loss, relative and self.quantity.is_cost, seed
-        self._viewer, self._refits = Viewer(self.space, self.costs, effects), effects
+        self.loss, self.relative, self.seed = loss, relative and self.quantity.is_cost and not warp, seed
+        self._viewer, self._refits = Viewer(self.space, self.costs, effects), effects or warp
+        self.warp = warp
+        self._warp: Warp | None = None
 
     def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+        if self.warp:
+            self._warp = Warp.fit(target)
+            target = self._warp.forward(target)
         self._genotypes, self._views = genotypes, self._viewer.fit(genotypes, target)
         self._centre = np.array([target.mean(), target.std() or 1.0])
         self._target = (target - self._centre[0]) / self._centre[1]
@@ -117,7 +131,8 @@ class GaussianProcess(Predictor):
                 rest.append(((view, shape), variance))
         for gram, (_, variance) in zip(grams([kernel for kernel, _ in rest], views, self._views), rest, strict=True):
             result += gram @ (variance * self._alpha)
-        return np.asarray(result * self._centre[1] + self._centre[0])
+        result = result * self._centre[1] + self._centre[0]
+        return np.asarray(self._warp.backward(result) if self._warp else result)
 
     def covariance(self, genotypes: NDArray[np.int16]) -> tuple[Array, float]:
         """Posterior covariance (n, n) and noise variance of the target, whose mean magnitude in training is 1."""
@@ -154,12 +169,15 @@ class GaussianProcess(Predictor):
 
     def _state(self) -> Arrays:
         learnt = {"variances": self._variances, "alpha": self._alpha, "centre": self._centre}
+        if self._warp:
+            learnt["warp"] = np.stack([self._warp.values, self._warp.normal])
         return {"genotypes": self._genotypes, **learnt, **self._viewer.to_arrays()}
 
     def _restore(self, state: Arrays) -> None:
         self._variances, self._alpha, self._centre = state["variances"], state["alpha"], state["centre"]
         if len(self._variances) != len(self.kernels) + 1:
             raise ValueError(f"{len(self._variances)} variances for {len(self.kernels)} kernels")
+        self._warp = Warp(*state["warp"]) if self.warp else None
         self._viewer.restore(state)
         self._genotypes = state["genotypes"]
         self._views = self._viewer(self._genotypes)

@@ -7,6 +7,7 @@ whichever has the better interval score on the calibration rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +42,11 @@ class Calibration:
     centre: float
 
     @classmethod
-    def of(cls, measured: Array, predicted: Array) -> Calibration:
-        """Calibrate on out-of-sample predictions, (n,) each."""
+    def of(cls, measured: Array, predicted: Array, powers: Sequence[float] = POWERS) -> Calibration:
+        """Calibrate on out-of-sample predictions, (n,) each, with the best of `powers`."""
         centre = float(np.median(np.abs(predicted))) or 1.0
         best, least = None, np.inf
-        for power in POWERS:
+        for power in powers:
             residuals = np.abs(measured - predicted) / _difficulty(predicted, centre, power)
             made = cls(np.sort(residuals), power, centre)
             achieved = interval_score(measured, *made.interval(predicted, 0.9))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.predict.embedding import block_features
-from hwnas.predict.features import choice_features, physical_features, total_columns
+from hwnas.predict.features import choice_features, physical_features, position_features, total_columns
 from hwnas.predict.regression import Ridge
 from hwnas.spaces import SearchSpace
 
@@ -21,7 +21,7 @@ LENGTHS = {"short": 0.7, "middle": 2.0, "long": 6.0}
 KERNELS: dict[str, Sequence[Kernel]] = {
     "offset": (("choices", "one"),),
     "additive": (("choices", "linear"), ("physical", "linear"), ("near", "linear"), ("far", "linear")),
-    "pairs": (("choices", "square"), ("choices", "rough")),
+    "pairs": (("choices", "square"), ("choices", "rough"), ("positions", "adjacent")),
     "logs": (("logs", "linear"), ("logs", "short"), ("logs", "middle")),
     "smooth": (("physical", "middle"), ("physical", "long"), *(("genes", length) for length in LENGTHS)),
     "totals": tuple(("totals", length) for length in LENGTHS),
@@ -35,6 +35,8 @@ EFFECTIVELY_CONSTANT = 1e-9
 
 class Viewer:
     """Views of a population, each (n, d), centred and scaled so that the training rows' squared norms average 1.
+
+    `positions` is (n, positions, d), what is chosen in each position of the network, and its norms average 1 in each.
 
     `physical`: what the blocks do; `logs`: the same in logarithms; `totals`: those of the whole network alone;
     `genes`: the choices as ordinals; `weighed`: each gene scaled by its weight in a linear fit, or, with `effects`,
@@ -60,8 +62,8 @@ class Viewer:
         for name, raw in self._raw(genotypes).items():
             mean, spread = raw.mean(axis=0), raw.std(axis=0)
             kept = spread > EFFECTIVELY_CONSTANT * (np.abs(mean) + 1)
-            if name in ("choices", *BLOCK_LENGTHS) or (name == "weighed" and self.effects):
-                scale = kept / max(float(np.sqrt((spread**2).sum())), 1e-12)
+            if name in ("choices", "positions", *BLOCK_LENGTHS) or (name == "weighed" and self.effects):
+                scale = kept / np.maximum(np.sqrt((spread**2).sum(axis=-1, keepdims=True)), 1e-12)
             else:
                 scale = kept / np.where(kept, spread, 1.0) / np.sqrt(max(int(kept.sum()), 1))
             if name == "weighed" and not self.effects:
@@ -95,8 +97,16 @@ class Viewer:
             "genes": ordinals,
             "weighed": self.scaling["places"][0][np.arange(genotypes.shape[1]), genotypes],
             "choices": self._choices(genotypes),
+            "positions": self._in_positions(genotypes),
             **{name: features(genotypes) for name, features in self._blocks.items()},
         }
+
+    def _in_positions(self, genotypes: Genotypes) -> Array:
+        positions = position_features(self.space)
+        result = np.zeros((len(genotypes), len(positions), max((each.columns for each in positions), default=0)))
+        for number, position in enumerate(positions):
+            result[:, number, : position.columns] = position(genotypes)
+        return result
 
 
 def _relevance(x: Array, target: Array) -> Array:
@@ -120,6 +130,9 @@ def grams(kernels: Sequence[Kernel], a: Views, b: Views) -> Iterator[Array]:
     """The Gram matrix (n, m) of each kernel between two populations; views that follow each other are shared."""
     seen, inner, squares = "", np.zeros((0, 0)), np.zeros((0, 0))
     for view, shape in kernels:
+        if shape == "adjacent":
+            yield adjacent(a[view], b[view])
+            continue
         if view != seen:
             seen, inner = view, a[view] @ b[view].T
             squares = (a[view] ** 2).sum(axis=1)[:, None] + (b[view] ** 2).sum(axis=1)[None] - 2 * inner
@@ -137,6 +150,20 @@ def _shape(shape: str, inner: Array, squares: Array) -> Array:
     if shape == "rough":
         return np.asarray(np.exp(-np.sqrt(squares)))
     return matern(squares, LENGTHS[shape])
+
+
+def adjacent(a: Array, b: Array) -> Array:
+    """Kernel (n, m) of functions of two positions that follow each other, from (n, positions, d), (m, positions, d).
+
+    It is the mean over such pairs of the product of their linear kernels: a block may cost more or less after another.
+    """
+    total, before = np.zeros((len(a), len(b))), np.zeros((0, 0))
+    for position in range(a.shape[1]):
+        inner = a[:, position] @ b[:, position].T
+        if position:
+            total += before * inner
+        before = inner
+    return np.asarray(total / max(a.shape[1] - 1, 1))
 
 
 def matern(squares: Array, length: float) -> Array:
