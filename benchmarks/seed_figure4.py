@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--runtime", default="onnxruntime")
     parser.add_argument("--graphs", action="store_true", help="replay CUDA graphs")
+    parser.add_argument("--cache", default="warm")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -41,7 +42,7 @@ def main() -> None:
     given = parser.parse_args()
 
     train, test, repeats = (300, 150, 50) if given.quick else (2000, 1000, 150)
-    settings = Settings(given.device, given.precision, given.batch, given.threads)
+    settings = Settings(given.device, given.precision, given.batch, given.threads, given.cache, given.graphs)
     run = profile(
         given.space, given.out, runtime=given.runtime, settings=settings, networks=train + test, repeats=repeats,
         seed=given.seed,
