@@ -2,7 +2,7 @@
 
 ONNX Runtime's quantiser places the QDQ pairs; the scales are given to it (`TensorQuantOverrides`). Channels are
 equalised first; a position is chosen for each tensor by least squared error on calibration images, then moved where a
-shift of the DPU would leave its range.
+shift of the DPU would leave its range. Where rounding alone leaves too much noise, weights are tuned for it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from hwnas.fpga.validate import validate
 BATCH = 8
 KEPT = 200_000
 LEAST_IMAGES = 8
+GOOD_DB = 20.0
+ENOUGH_TO_TUNE = 256
+TUNING_STEPS = 1000
 QUANTISED = (
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "HardSigmoid", "Relu", "Clip", "LeakyRelu"),
     *("GlobalAveragePool", "AveragePool", "MaxPool", "GlobalMaxPool", "ReduceMean"),
@@ -43,6 +46,7 @@ class QuantReport:
         snr_db: signal-to-noise of the outputs against the float model on images that calibration did not see.
         agreement: fraction of those images on which both models choose the same class.
         top1_float, top1_int8: percent, where labels were given.
+        tuned: steps of fine-tuning.
         rules: every limit of the DPU and its verdict.
     """
 
@@ -52,6 +56,7 @@ class QuantReport:
     rules: tuple[Rule, ...]
     top1_float: float | None = None
     top1_int8: float | None = None
+    tuned: int = 0
 
     @property
     def valid(self) -> bool:
@@ -68,7 +73,8 @@ def quantize(
     images: ArrayLike,
     out: str | Path,
     labels: ArrayLike | None = None,
-    held_out: float = 0.5,
+    held_out: float = 0.25,
+    tune: int | None = None,
 ) -> QuantReport:
     """Quantise an ONNX model for a DPU and write it to `out`.
 
@@ -76,7 +82,9 @@ def quantize(
         model: a path or the bytes of a float model with one image input.
         images: (n, C, H, W) float32, preprocessed as for the model; real images, not noise.
         labels: (n,) classes, for the accuracy before and after.
-        held_out: fraction of the images kept out of calibration and used for the report.
+        held_out: fraction of the images kept out of calibration and tuning and used for the report.
+        tune: steps of fine-tuning (`hwnas.fpga.tune`); None: a thousand where the outputs on calibration images are
+            below 20 dB without, else none.
 
     Raises `InputError` where the model is already quantised or the images do not fit its input.
     """
@@ -87,10 +95,31 @@ def quantize(
     test, calibration = x[:split], x[split:]
     prepared = equalize(given, channel_ranges(given, calibration))
     positions = choose_positions(prepared, calibration)
-    quantised = _with_int8_biases(_insert_qdq(prepared, positions, calibration), positions)
-    data = quantised.SerializeToString()
+    data = _int8(prepared, positions, calibration)
+    steps = _steps(prepared, data, calibration) if tune is None else tune
+    if steps:
+        from hwnas.fpga.tune import tune as tuned
+
+        data = _int8(tuned(prepared, positions, calibration, steps), positions, calibration)
     write_bytes(out, data)
-    return _report(given.SerializeToString(), data, test, None if labels is None else np.asarray(labels)[:split])
+    report = _report(given.SerializeToString(), data, test, None if labels is None else np.asarray(labels)[:split])
+    return replace(report, tuned=steps)
+
+
+def _int8(model: onnx.ModelProto, positions: dict[str, int], images: NDArray[np.float32]) -> bytes:
+    data: bytes = _with_int8_biases(_insert_qdq(model, positions, images), positions).SerializeToString()
+    return data
+
+
+def _steps(model: onnx.ModelProto, quantised: bytes, images: NDArray[np.float32]) -> int:
+    """How long to tune: not at all where the outputs are good, images are few, or operations cannot be tuned."""
+    if len(images) < ENOUGH_TO_TUNE:
+        return 0
+    if _report(model.SerializeToString(), quantised, images[:ENOUGH_TO_TUNE], None).snr_db >= GOOD_DB:
+        return 0
+    from hwnas.fpga.replay import unknown_operations
+
+    return 0 if unknown_operations(model) else TUNING_STEPS
 
 
 def prepare(model: str | Path | bytes) -> onnx.ModelProto:
@@ -305,4 +334,4 @@ def _report(
     flat = [outputs.reshape(len(outputs), -1).argmax(axis=1) for outputs in (before, after)]
     top1 = [None if labels is None else 100 * float(np.mean(f == labels[: len(f)])) for f in flat]
     rules = tuple(validate(int8_model))
-    return QuantReport(snr, float(np.mean(flat[0] == flat[1])), len(before), rules, *top1)
+    return QuantReport(snr, float(np.mean(flat[0] == flat[1])), len(before), rules, top1[0], top1[1])

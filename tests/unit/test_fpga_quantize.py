@@ -74,6 +74,38 @@ def test_a_trained_network_keeps_its_answers(trained: bytes, digits: tuple[Any, 
     assert check(tmp_path / "int8.onnx", get_target("zcu102-b4096")).fits
 
 
+def test_tuning_brings_images_not_seen_nearer(trained: bytes, digits: tuple[Any, Any], tmp_path: Path) -> None:
+    plain, tuned = (quantize(trained, digits[0], tmp_path / f"{steps}.onnx", tune=steps) for steps in (0, 120))
+    assert (plain.tuned, tuned.tuned) == (0, 120)
+    assert tuned.snr_db > plain.snr_db + 1
+    assert tuned.valid
+
+
+def test_a_network_is_tuned_by_itself_where_rounding_alone_is_not_enough(
+    trained: bytes, digits: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwnas.fpga.quantize.TUNING_STEPS", 3)
+    assert quantize(trained, digits[0][:600], tmp_path / "good.onnx").tuned == 0
+    monkeypatch.setattr("hwnas.fpga.quantize.GOOD_DB", 60.0)
+    assert quantize(trained, digits[0][:600], tmp_path / "bad.onnx").tuned == 3
+    assert quantize(trained, digits[0][:100], tmp_path / "few.onnx").tuned == 0
+
+
+def test_a_graph_is_replayed_as_onnx_runtime_runs_it(digits: tuple[Any, Any]) -> None:
+    import torch
+
+    from hwnas.fpga.replay import Replay
+    from hwnas.spaces import get_space
+
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    for spec in ("nasbench-macro", "ofa-mbv3:width=0.5,resolution=32", "fbnet:variant=cifar"):
+        space = get_space(spec)
+        model = prepare(space.to_onnx(space.sample(1, 3)[0], batch=2))
+        (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"input": images})
+        with torch.no_grad():
+            np.testing.assert_allclose(Replay(model)(torch.from_numpy(images)).numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_everything_is_int8_with_power_of_two_scales(trained: bytes, digits: tuple[Any, Any], tmp_path: Path) -> None:
     quantize(trained, digits[0][1200:1232], tmp_path / "int8.onnx")
     model = onnx.load(tmp_path / "int8.onnx")
