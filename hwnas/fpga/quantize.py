@@ -30,7 +30,7 @@ KEPT = 200_000
 LEAST_IMAGES = 8
 GOOD_DB = 20.0
 ENOUGH_TO_TUNE = 256
-TUNING_STEPS = 1000
+TUNING_STEPS = 2000
 QUANTISED = (
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "HardSigmoid", "Relu", "Clip", "LeakyRelu"),
     *("GlobalAveragePool", "AveragePool", "MaxPool", "GlobalMaxPool", "ReduceMean"),
@@ -83,7 +83,7 @@ def quantize(
         images: (n, C, H, W) float32, preprocessed as for the model; real images, not noise.
         labels: (n,) classes, for the accuracy before and after.
         held_out: fraction of the images kept out of calibration and tuning and used for the report.
-        tune: steps of fine-tuning (`hwnas.fpga.tune`); None: a thousand where the outputs on calibration images are
+        tune: steps of fine-tuning (`hwnas.fpga.tune`); None: two thousand where the outputs on calibration images are
             below 20 dB without, else none.
 
     Raises `InputError` where the model is already quantised or the images do not fit its input.

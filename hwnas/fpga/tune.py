@@ -13,6 +13,7 @@ import math
 import numpy as np
 import onnx
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
@@ -23,7 +24,8 @@ from hwnas.fpga.positions import HIGH, LOW
 from hwnas.fpga.replay import Replay
 
 BATCH = 32
-LR = 0.1
+LR = 0.15
+SHIFTED = 16
 
 
 class _Rounded(torch.autograd.Function):
@@ -64,18 +66,17 @@ def tune(
         result: Tensor = _Rounded.apply(value, positions[name]) if name in positions else value  # type: ignore[no-untyped-call]
         return result
 
-    x = torch.from_numpy(images)
-    with torch.no_grad():
-        teacher = torch.cat([replay(part) for part in torch.split(x, BATCH)])
-    power = teacher.square().mean()
+    teacher = Replay(model)
     groups = [{"params": [weight], "lr": LR * 2.0 ** -positions[name]} for name, weight in weights.items()]
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     generator = torch.Generator().manual_seed(seed)
     with progress("tuning", steps) as task:
         for _ in range(steps):
-            rows = torch.randperm(len(x), generator=generator)[:BATCH]
-            loss = (replay(x[rows], rounded) - teacher[rows]).square().mean() / power
+            x = _varied(images, generator)
+            with torch.no_grad():
+                wanted = teacher(x)
+            loss = (replay(x, rounded) - wanted).square().sum() / wanted.square().sum()
             if not torch.isfinite(loss):
                 raise InputError("tuning diverged; leave it out with --tune 0")
             optimizer.zero_grad()
@@ -84,6 +85,17 @@ def tune(
             schedule.step()
             task.advance(1, f"{-10 * math.log10(max(loss.item(), 1e-12)):.1f} dB")
     return _with_constants(model, {name: weight.detach().numpy() for name, weight in weights.items()})
+
+
+def _varied(images: NDArray[np.float32], generator: torch.Generator) -> Tensor:
+    """A batch, shifted a little and half of it mixed in pairs, so that a few images are not learnt by heart."""
+    x = torch.from_numpy(images[torch.randperm(len(images), generator=generator)[:BATCH].numpy()])
+    most = x.shape[-1] // SHIFTED
+    down, right = torch.randint(0, 2 * most + 1, (2,), generator=generator).tolist()
+    x = F.pad(x, [most] * 4, mode="replicate")[:, :, down : down + x.shape[2], right : right + x.shape[3]]
+    share = torch.rand(len(x) // 2, 1, 1, 1, generator=generator)
+    mixed = share * x[: len(share)] + (1 - share) * x[: len(share)].flip(0)
+    return torch.cat([mixed, x[len(share) :]])
 
 
 def _with_constants(model: onnx.ModelProto, values: dict[str, NDArray[np.float32]]) -> onnx.ModelProto:
