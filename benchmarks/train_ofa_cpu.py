@@ -37,7 +37,7 @@ from hwnas.search.subnets import supernet_source
 from hwnas.spaces import SearchSpace, get_space
 from hwnas.train import DataConfig, NetworkConfig, SupernetConfig, train_network, train_supernet
 
-SPACE = "ofa-mbv3:variant=cifar,width=0.25,resolution=16,num_classes=10"
+SPACE = "ofa-mbv3:variant=cifar,width=0.25,resolution=8/16/24,num_classes=10"
 METRIC = "latency_ms"
 SEEDS = (1, 2)
 MEASURED_NETWORKS = 60
@@ -59,12 +59,15 @@ class Bench:
             train_limit=options.images,
             val_fraction=0.03,
         )
+        self.settings = {k: str(v) for k, v in vars(options).items() if k not in ("out", "data", "threads")}
+        if self.part("settings", lambda: self.settings) | self.settings != self.part("settings", dict):
+            raise SystemExit(f"{self.out} holds parts of a run with other settings: choose another --out")
 
     def part(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `work` returns, with the CPU seconds it took in this process."""
         path = self.out / f"{name}.json"
         if not path.exists():
-            say(f"part {name}")
+            say(f"{time.strftime('%H:%M')} part {name}")
             started = time.process_time()
             write_json(path, {**work(), "cpu_seconds": round(time.process_time() - started, 1)})
         return read_json(path, "part of the benchmark")
@@ -137,10 +140,10 @@ class Bench:
 
 
 def spread(space: SearchSpace, n: int, seed: int) -> np.ndarray:
-    """`n` genotypes at even steps of MACs, from the smallest network to the largest, shape (n, genes)."""
+    """`n` genotypes at even steps of the logarithm of MACs, from the smallest network to the largest."""
     rows = np.concatenate([space.sample(20_000, seed), [space.choices - 1, np.zeros_like(space.choices)]])
     rows = space.canonical(rows)
-    macs = space.macs(rows)
+    macs = np.log(space.macs(rows))
     targets = np.linspace(macs.min(), macs.max(), n)
     return rows[[int(np.abs(macs - target).argmin()) for target in targets]]
 
@@ -161,8 +164,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--space", default=SPACE)
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--epochs", type=float, default=8, help="of the super-network")
-    parser.add_argument("--alone-epochs", type=float, default=3)
+    parser.add_argument("--epochs", type=float, default=6, help="of the super-network")
+    parser.add_argument("--alone-epochs", type=float, default=2)
     parser.add_argument("--networks", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -174,7 +177,7 @@ def main() -> None:
     winner = bench.all_alone([found["best"]["arch"]], SEEDS[0])[0]
     random = bench.all_alone(found["random"], SEEDS[0])
     result = {
-        "settings": {key: str(value) for key, value in vars(bench.options).items()},
+        "settings": bench.settings,
         "macs_m": shared["macs_m"],
         "supernet": shared["accuracy"],
         "alone": values.tolist(),
