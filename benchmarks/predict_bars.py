@@ -108,7 +108,7 @@ def _fit(cell: Cell, rows: int, seed: int, options: argparse.Namespace) -> dict[
     auto = options.model == "auto"
     made = choose(learnt, None, cell.score, seed) if auto else fit_named(learnt, options.model, None)
     metrics, predicted = test_metrics(made.model, held_out), made.model.predict(held_out.population, extrapolate=True)
-    constant = Calibration.of(learnt.values, made.predicted, powers=(0.0,)).interval(predicted, 0.9)
+    constant = Calibration.of(learnt.values, made.predicted, powers=()).interval(predicted, 0.9)
     ridge = judge(predictors.get("ridge")(data.space, metric=cell.metric), learnt, held_out)
     return {
         "chosen": [f"{row['weight']:g} {row['model']}" for row in made.compared if row["weight"]],

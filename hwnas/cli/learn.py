@@ -58,6 +58,9 @@ def _fitted(report: dict[str, Any], out: Path) -> str:
     scored = f"{report['n_test']} test rows" if report["n_test"] else "cross-validation"
     text = [f"{report['model']} fitted to {report['n_train']} networks, scored on {scored}", ""]
     text.append(columns(["model", *_SHOWN], lines))
+    left_out = {"without a value": report["left_out"], "copied from another's measurement": report["copies"]}
+    if said := [f"{number} {why}" for why, number in left_out.items() if number]:
+        text.append(f"\nrows left out: {', '.join(said)}")
     if report["noise"]:
         text.append(f"\nnoise floor of the measurements: MAPE {report['noise']['mape']:.2f} %")
     if expected := report.get("expected"):

@@ -65,8 +65,13 @@ def fit_named(data: Measurements, name: str, table: CostTable | None, *, transfe
 
 def _check(data: Measurements) -> None:
     check_learnable(data.values, data.metric)
-    if len(np.unique(data.groups)) < 2:
+    different = len(np.unique(data.groups))
+    if different < 2:
         raise InputError(f"all {len(data)} rows measure one architecture: there is nothing to tell apart; measure more")
+    if different < FOLDS:
+        raise InputError(
+            f"{different} measured architectures are fewer than the {FOLDS} folds of cross-validation; measure more"
+        )
 
 
 def _fitted(model: Predictor, data: Measurements) -> Choice:

@@ -1,8 +1,8 @@
 """Prediction intervals by cross-conformal calibration.
 
 Residuals of rows that the predicting model had not seen give the width; the finite-sample quantile is that of split
-conformal prediction (Vovk et al. 2005; Lei et al., JASA 2018). The width is constant, or grows with the prediction,
-whichever has the better interval score on the calibration rows.
+conformal prediction (Vovk et al. 2005; Lei et al., JASA 2018). The width is constant, or grows with the prediction
+where that surely has the better interval score on the calibration rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from hwnas.predict.metrics import interval_score
+from hwnas.predict.metrics import interval_scores
 
 if TYPE_CHECKING:
     from hwnas.predict.base import Predictor
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 FOLDS = 5
-GAIN = 0.99
-POWERS = (0.0, 0.5, 1.0)
+SURELY = 1.0
+FEWEST_TO_TELL = 20
+POWERS = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,21 @@ class Calibration:
 
     @classmethod
     def of(cls, measured: Array, predicted: Array, powers: Sequence[float] = POWERS) -> Calibration:
-        """Calibrate on out-of-sample predictions, (n,) each, with the best of `powers`."""
+        """Calibrate on out-of-sample predictions, (n,) each.
+
+        The width is constant unless one of `powers` has a better interval score by more than its standard error.
+        """
         centre = float(np.median(np.abs(predicted))) or 1.0
-        best, least = None, np.inf
-        for power in powers:
+        best, least = cls(np.sort(np.abs(measured - predicted)), 0.0, centre), 0.0
+        constant = interval_scores(measured, *best.interval(predicted, 0.9))
+        for power in powers if len(measured) >= FEWEST_TO_TELL else ():
             residuals = np.abs(measured - predicted) / _difficulty(predicted, centre, power)
             made = cls(np.sort(residuals), power, centre)
-            achieved = interval_score(measured, *made.interval(predicted, 0.9))
-            if achieved < least * (GAIN if best else 1.0):
-                best, least = made, achieved
-        return best or cls(np.sort(np.abs(measured - predicted)), 0.0, centre)
+            change = interval_scores(measured, *made.interval(predicted, 0.9)) - constant
+            surely = float(change.mean() + SURELY * change.std() / np.sqrt(len(change)))
+            if surely < least:
+                best, least = made, surely
+        return best
 
     def width(self, coverage: float) -> float:
         """Half the width at `centre`.

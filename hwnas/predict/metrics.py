@@ -56,10 +56,15 @@ def coverage(measured: Array, low: Array, high: Array) -> float:
     return float(((measured >= low) & (measured <= high)).mean())
 
 
-def interval_score(measured: Array, low: Array, high: Array, level: float = 0.9) -> float:
-    """Mean interval score (Gneiting and Raftery, JASA 2007, eq. 43) in the metric's unit; less is better."""
+def interval_scores(measured: Array, low: Array, high: Array, level: float = 0.9) -> Array:
+    """Interval score of each row, (n,), in the metric's unit; less is better (Gneiting and Raftery, JASA 2007, eq. 43)."""
     outside = np.maximum(low - measured, 0) + np.maximum(measured - high, 0)
-    return float(np.mean(high - low + 2 / (1 - level) * outside))
+    return high - low + 2 / (1 - level) * outside
+
+
+def interval_score(measured: Array, low: Array, high: Array, level: float = 0.9) -> float:
+    """Mean of `interval_scores`."""
+    return float(interval_scores(measured, low, high, level).mean())
 
 
 def all_metrics(measured: ArrayLike, predicted: ArrayLike, low: ArrayLike, high: ArrayLike) -> dict[str, float | None]:

@@ -88,11 +88,7 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
-        old = Path(f"{temporary}.old")
-        if final.exists():
-            final.replace(old)
-        temporary.replace(final)
-        shutil.rmtree(old, ignore_errors=True)
+        _replace(temporary, final)
     except OSError as error:
         raise InputError(
             f"cannot write {final}: {error.strerror or error}; choose another --out or free some space"
@@ -100,6 +96,20 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(new: Path, final: Path) -> None:
+    """Put the folder `new` in the place of `final`; where that fails, what stood there comes back."""
+    old = Path(f"{new}.old")
+    if final.exists():
+        final.replace(old)
+    try:
+        new.replace(final)
+    except OSError:
+        if old.exists():
+            old.replace(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_predictor(folder: str | Path) -> Predictor:

@@ -15,6 +15,7 @@ from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
 from hwnas.predict import fit_predictor, load_predictor, predict, predict_file, read_measurements
 from hwnas.predict.evaluation import noise_floor, split
+from hwnas.predict.intervals import Calibration
 from hwnas.spaces import SearchSpace, get_space
 
 METRICS = {
@@ -220,6 +221,35 @@ def test_a_folder_that_is_no_model_is_not_overwritten(tmp_path: Path, source: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["measured.parquet", "model", "photos"]
 
 
+def test_a_model_survives_a_failed_replacement(
+    tmp_path: Path, source: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit_predictor(source, space, "phone_ms", model="flops", out=tmp_path / "m")
+    before = (tmp_path / "m" / "model.json").read_bytes()
+    rename = Path.replace
+
+    def failing(path: Path, target: Path) -> Path:
+        if target == tmp_path / "m" and not path.name.endswith(".old"):
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(InputError, match="No space left"):
+        fit_predictor(source, space, "phone_ms", model="ridge", out=tmp_path / "m")
+    assert (tmp_path / "m" / "model.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".m.")] == []
+
+
+def test_intervals_are_constant_unless_another_width_is_surely_better() -> None:
+    rng = np.random.default_rng(0)
+    predicted = rng.uniform(1, 10, 400)
+    even, growing = predicted + rng.normal(0, 0.5, 400), predicted * rng.normal(1, 0.1, 400)
+    assert Calibration.of(even, predicted).power == 0
+    assert Calibration.of(growing, predicted).power > 0
+    assert Calibration.of(growing, predicted, powers=()).power == 0
+    assert Calibration.of(growing[:5], predicted[:5]).width(0.9) > np.abs(growing - predicted)[:5].max()
+
+
 def test_table_of_another_target_is_refused(tmp_path: Path, source: Path, space: SearchSpace) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -286,7 +316,7 @@ def test_learning_curve_and_its_advice(source: Path, space: SearchSpace) -> None
     assert "120 more measurements" in curve["advice"]["text"]
 
 
-@pytest.mark.parametrize("rows", [2, 3, 7])
+@pytest.mark.parametrize("rows", [5, 7])
 def test_few_rows_are_judged_honestly(tmp_path: Path, space: SearchSpace, rows: int) -> None:
     archs = [space.format(row) for row in space.distinct(space.sample(50, 0))[:rows]]
     values = np.random.default_rng(rows).permutation(np.linspace(1, 2, rows))
@@ -295,6 +325,26 @@ def test_few_rows_are_judged_honestly(tmp_path: Path, space: SearchSpace, rows: 
     assert report.metrics["mape"] > 10  # type: ignore[operator]
     lower, upper = report.model.interval(space.sample(5, 1), extrapolate=True)
     assert (upper - lower > np.ptp(values) / 2).all()
+
+
+@pytest.mark.parametrize("model", ["auto", "ridge", "flops"])
+def test_fewer_networks_than_folds_are_refused(tmp_path: Path, space: SearchSpace, model: str) -> None:
+    archs = [space.format(row) for row in space.distinct(space.sample(50, 0))[:4]]
+    table = pa.table({"arch": [*archs, archs[0]], "a_ms": [1.0, 2.0, 3.0, 4.0, 1.1]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="4 measured architectures are fewer than the 5 folds"):
+        fit_predictor(tmp_path / "t.parquet", space, "a_ms", model=model)
+
+
+def test_the_command_mentions_rows_left_out(tmp_path: Path, space: SearchSpace) -> None:
+    from typer.testing import CliRunner
+
+    from hwnas.cli import app
+
+    path = write(tmp_path / "t.parquet", space, a_ms=[float("nan") if i < 3 else 1.0 + i for i in range(120)])
+    command = ["fit-predictor", str(path), "--space", space.spec, "--metric", "a_ms", "--model", "flops"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "m")])
+    assert done.exit_code == 0 and "rows left out: 3 without a value" in done.stdout
 
 
 def test_one_architecture_is_too_few(tmp_path: Path, space: SearchSpace) -> None:
