@@ -44,8 +44,9 @@ Found = Mapping[str, Mapping[Subject, Measurement]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a campaign measures: its effort, the external meter's log, and why a metric asked for cannot be measured."""
+    """What a campaign measures: metrics, effort, the external meter's log, and why a metric cannot be measured."""
 
+    metrics: tuple[str, ...]
     effort: Effort
     log: Path | None = None
     unmeasurable: dict[str, str] = field(default_factory=dict)
@@ -63,13 +64,20 @@ class Plan:
             if window_s > LONGEST_WINDOW_S:
                 raise InputError(f"{power_log}: {spacing:.3g} s from one sample to the next is too slow: a window of "
                                  f"{SAMPLES_A_WINDOW} samples may last {LONGEST_WINDOW_S:g} s at most")
-            return cls(replace(effort, metering=Metering(POWER_LOG, window_s)), Path(power_log))
-        if ENERGY_MJ.name not in metrics:
-            return cls(effort)
+            asked = (*metrics, ENERGY_MJ.name)
+            return cls(asked, replace(effort, metering=Metering(POWER_LOG, window_s)), Path(power_log))
+        asked = tuple(metrics)
+        if ENERGY_MJ.name not in asked:
+            return cls(asked, effort)
         try:
-            return cls(replace(effort, metering=find_meter(settings)))
+            return cls(asked, replace(effort, metering=find_meter(settings)))
         except UnavailableError as error:
-            return cls(effort, unmeasurable={ENERGY_MJ.name: str(error)})
+            return cls(asked, effort, unmeasurable={ENERGY_MJ.name: str(error)})
+
+    def settle(self, store: Store, target: Target) -> dict[str, str]:
+        """Read what the log has by now; returns why a metric is not measured, by metric."""
+        late = read_log(store, target, self.log) if self.log else ""
+        return self.unmeasurable | ({ENERGY_MJ.name: late} if late else {})
 
 
 def read_log(store: Store, target: Target, path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,7 @@ from hwnas.core.target import Target
 from hwnas.profile.backends import Settings
 from hwnas.profile.campaign import Effort, History, run_campaign
 from hwnas.profile.device import environment, local_target
-from hwnas.profile.meters import ENERGY
-from hwnas.profile.metrics import COLUMNS, DEFAULT, Plan, collect, cost_rows, read_log, write_networks
+from hwnas.profile.metrics import COLUMNS, DEFAULT, Plan, collect, cost_rows, write_networks
 from hwnas.profile.stats import Measurement, Noise, noise_floor
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
@@ -138,6 +137,11 @@ class Run:
         kept = [request if request.continues(other) else other for other in self.requests]
         return replace(self, requests=tuple(dict.fromkeys([*kept, request])))
 
+    def measuring(self, metrics: Iterable[str]) -> Run:
+        """This run with `metrics` among its own."""
+        wanted = {*self.metrics, *metrics}
+        return replace(self, metrics=tuple(name for name in COLUMNS if name in wanted))
+
     def table(self) -> CostTable:
         """The costs of the primitives."""
         return CostTable.load(self.folder / "table.csv")
@@ -210,8 +214,8 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
         store: a sample store shared with other runs, instead of one inside `out`.
         choose: picks the networks, batch after batch, from what is measured by then; `networks` is then the most, and
             `select` what the choice is called in `run.json`.
-        metrics: what is measured besides `latency_ms`: `memory_mib`, `energy_mj`. What cannot be measured here is
-            `unmeasurable` in the table, and its manifest says why.
+        metrics: `memory_mib`, `energy_mj` besides `latency_ms`; what cannot be measured here is `unmeasurable` in the
+            table, and its manifest says why.
         power_log: log of an external meter (see `hwnas.profile.power`), from which energy is read.
 
     Raises:
@@ -225,12 +229,9 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
     spec = space if isinstance(space, str) else space.spec
     request = Request(get_space(spec).spec, networks, select, seed, repeats, () if choose else None)
     request.sampled()
-    target = local_target(runtime, settings)
-    plan = Plan.of(metrics, power_log, settings, effort)
+    target, plan = local_target(runtime, settings), Plan.of(metrics, power_log, settings, effort)
     effort = plan.effort
-    run = _open(Path(out), target, store, effort.goal)
-    run = replace(run, metrics=tuple(name for name in COLUMNS if name in {
-        METRIC, *run.metrics, *metrics, *([ENERGY] if power_log else [])}))
+    run = _open(Path(out), target, store, effort.goal).measuring(plan.metrics)
     earlier = [other.chosen for other in run.requests if request.continues(other)]
     request = replace(request, chosen=earlier[0]) if earlier else request
     run = run.asking(request)
@@ -241,8 +242,7 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
             if subjects:
                 run_campaign(samples, run.target, settings, subjects, series=series, effort=enough, seed=seed,
                              title=title)
-                late = read_log(samples, run.target, plan.log) if plan.log else ""
-                _write(run, samples, settings, plan.unmeasurable | ({ENERGY: late} if late else {}))
+                _write(run, samples, settings, plan.settle(samples, run.target))
 
         once = replace(effort, sessions=1)
         measure(request.primitives(), FIRST, "primitives", effort)
