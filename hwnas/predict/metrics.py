@@ -57,7 +57,10 @@ def coverage(measured: Array, low: Array, high: Array) -> float:
 
 
 def interval_scores(measured: Array, low: Array, high: Array, level: float = 0.9) -> Array:
-    """Interval score of each row, (n,), in the metric's unit; less is better (Gneiting and Raftery, JASA 2007, eq. 43)."""
+    """Interval score of each row, (n,), in the metric's unit; less is better.
+
+    Gneiting and Raftery, JASA 2007, eq. 43.
+    """
     outside = np.maximum(low - measured, 0) + np.maximum(measured - high, 0)
     return high - low + 2 / (1 - level) * outside
 
