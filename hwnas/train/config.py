@@ -137,6 +137,12 @@ class OneShotConfig(RunConfig):
     dual_rate: Positive = 0.1
     calibration_images: Annotated[int, Field(ge=8)] = 2000
 
+    @model_validator(mode="after")
+    def _not_compiled(self) -> OneShotConfig:
+        if self.compile:
+            raise ValueError("compile is for networks of fixed shape, not for a mixed one: leave it out")
+        return self
+
 
 class NetworkConfig(RunConfig):
     """`hwnas train CONFIG`: one found network, from scratch or from the weights it had.

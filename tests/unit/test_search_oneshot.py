@@ -199,6 +199,12 @@ def test_the_folder_of_a_search_serves_every_other_command(tmp_path: Path, capsy
     assert "choose another --out" in capsys.readouterr().err
 
 
+def test_what_a_mixed_network_cannot_do_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = settings_file(tmp_path, compile=True)
+    assert hwnas(["search", "--config", str(path), "--max", "macs_m=4", "--out", str(tmp_path / "run")]) == 2
+    assert "compile is for networks of fixed shape" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
