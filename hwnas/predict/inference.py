@@ -151,7 +151,7 @@ def predict_onnx(
     costs = table if isinstance(table, CostTable) else CostTable.load(table)
     column = table_column(costs, _only_column(costs, metric))
     found = cut(file, [Primitive.from_key(key) for key in costs.rows])
-    if not found.primitives:
+    if allow_unknown and not found.primitives:
         raise InputError(f"{file}: {costs.name} knows none of its operations; profile a space that has them")
     if found.unknown and not allow_unknown:
         named = ", ".join(f"{each.operation} ({each.count}x)" for each in found.unknown[:SHOWN_UNKNOWN])

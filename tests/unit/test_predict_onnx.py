@@ -147,6 +147,8 @@ def test_a_foreign_network_is_refused_unless_asked_for(tmp_path: Path) -> None:
     path = resnet(tmp_path / "resnet.onnx")
     with pytest.raises(InputError, match="knows none of its operations"):
         predict_onnx(table_of(space), path, allow_unknown=True)
+    with pytest.raises(InputError, match=r"100.0 % of its multiply-accumulates: Conv 3x32x32 \(1x\)"):
+        predict_onnx(table_of(space), path)
     own = onnx.load_from_string(space.to_onnx(space.sample(1, 0)[0]))
     own.graph.node[-1].output[0] = "logits"
     own.graph.node.append(helper.make_node("Softmax", ["logits"], ["output"]))
