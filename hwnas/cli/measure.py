@@ -37,6 +37,11 @@ def profile_command(
         str, typer.Option("--cache", help="warm, or cold: a GPU's L2 is flushed before each run")
     ] = "warm",
     graphs: Annotated[bool, typer.Option("--graphs", help="replay inferences as CUDA graphs")] = False,
+    trials: Annotated[
+        int, typer.Option("--trials", help="schedules to try for each kernel (TVM); 0: untuned kernels")
+    ] = 0,
+    remote: Annotated[str, typer.Option("--remote", help="HOST:PORT of a TVM RPC tracker, to measure its boards")] = "",
+    key: Annotated[str, typer.Option("--key", help="the boards' name at the tracker")] = "",
     networks: Annotated[int, typer.Option("--networks", help="whole networks to measure besides the primitives")] = 0,
     select: Annotated[str, typer.Option("--select", help="how they are chosen: random, or transfer")] = "random",
     transfer_from: Annotated[
@@ -72,12 +77,15 @@ def profile_command(
         return
     if out is None or emit is not None or target is not None:
         raise InputError(f"--device {device} is measured here: give --out, and neither --emit nor --target")
+    asked = [*metrics.split(","), *(["energy_mj"] if power_log else [])]
     runs = profile_batches(
         space,
         out,
         _batches(batch),
         runtime=runtime,
-        settings=Settings(device, precision, threads=threads, cache=cache, graphs=graphs),
+        settings=Settings(
+            device, precision, threads=threads, cache=cache, graphs=graphs, trials=trials, remote=remote, key=key
+        ),
         networks=choice.networks,
         select=choice.label,
         choose=choice.choose,
@@ -85,7 +93,7 @@ def profile_command(
         seed=seed,
         store=store,
         effort=Effort(goal=goal, time_limit_s=time_limit),
-        metrics=metrics.split(","),
+        metrics=asked,
         power_log=power_log,
     )
     reports = [{**run.summary(), **choice.outcome(run, seed)} for run in runs]
@@ -99,7 +107,8 @@ def profile_command(
         for r in reports
     ]
     said = [text for report in reports for text in _outcome_lines(report)]
-    said += sorted({f"{name}: unmeasurable: {why}" for r in reports for name, why in r["unmeasurable"].items()})
+    said += sorted({f"{name}: unmeasurable: {r['unmeasurable'][name]}" for r in reports
+                    for name in asked if name in r["unmeasurable"]})
     show({"runs": reports}, "\n".join([str(runs[0].target), columns(head, lines), *said]), as_json)
 
 

@@ -3,8 +3,8 @@
 A counter moves in steps (1 ms on a processor, up to 100 ms on a GPU), so a window of inferences begins and ends at a
 step: what lies between two steps belongs to the inferences between them, whatever the rate of the counter. Power is
 that of the whole device, other programs' included. The energy of an inference is the window's mean power times the
-time that an inference took, without what it waited for a processor, as its latency is. Power at rest, read just before,
-is subtracted in `above_idle_energy_mj` and left in `energy_mj`.
+time that an inference took, without what it waited for a processor; drift is not corrected. Power at rest, read just
+before, is subtracted in `above_idle_energy_mj` and left in `energy_mj`.
 
     @meters.register("my-meter")
     class MyMeter(Meter):

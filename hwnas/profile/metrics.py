@@ -30,6 +30,8 @@ from hwnas.profile.subject import Subject
 
 COLUMNS = {LATENCY.name: (LATENCY.name,), ENERGY_MJ.name: (ENERGY, ABOVE_IDLE), MEMORY: (MEMORY, MEASURED_MEMORY)}
 """Metrics that can be asked for, and the columns of each: the first is always there, others where they have a value."""
+WITHOUT = {ABOVE_IDLE: "no power above that at rest was read",
+           MEASURED_MEMORY: "the runtime does not count memory on this device"}
 DEFAULT = (LATENCY.name, MEMORY)
 LOG_WINDOW_S = 1.0
 LONGEST_WINDOW_S = 60.0
@@ -67,6 +69,9 @@ class Plan:
             asked = (*metrics, ENERGY_MJ.name)
             return cls(asked, replace(effort, metering=Metering(POWER_LOG, window_s)), Path(power_log))
         asked = tuple(metrics)
+        if settings.remote and ENERGY_MJ.name in asked:
+            return cls(asked, effort, unmeasurable={ENERGY_MJ.name: "a board's energy is read by an external meter; "
+                                                                    "give its --power-log"})
         if ENERGY_MJ.name not in asked:
             return cls(asked, effort)
         try:
@@ -128,6 +133,11 @@ def collect(history: History, subjects: Iterable[Subject], metrics: Sequence[str
             if column == metric or any(math.isfinite(each.median) for each in measured.values()):
                 found[column] = measured
     return found
+
+
+def left_out(found: Found, metrics: Sequence[str]) -> dict[str, str]:
+    """Why columns of `metrics` are not in `found`."""
+    return {column: WITHOUT[column] for metric in metrics for column in COLUMNS[metric] if column not in found}
 
 
 def cost_rows(found: Found) -> dict[str, dict[str, Cost]]:

@@ -20,7 +20,7 @@ from hwnas.core.target import Target
 from hwnas.profile.backends import Settings
 from hwnas.profile.campaign import Effort, History, run_campaign
 from hwnas.profile.device import environment, local_target
-from hwnas.profile.metrics import COLUMNS, DEFAULT, Plan, collect, cost_rows, write_networks
+from hwnas.profile.metrics import COLUMNS, DEFAULT, Plan, collect, cost_rows, left_out, write_networks
 from hwnas.profile.stats import Measurement, Noise, noise_floor
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
@@ -319,12 +319,13 @@ def _write(run: Run, store: Store, settings: Settings, unmeasurable: Mapping[str
     """Derive the table and the networks' file from the samples, for everything this folder was ever asked for."""
     primitives = list(dict.fromkeys(s for request in run.requests for s in request.primitives()))
     history = History(store, run.target)
-    rows = cost_rows(collect(history, primitives, run.metrics, FIRST, run.goal))
+    found = collect(history, primitives, run.metrics, FIRST, run.goal)
+    unmeasurable = {**left_out(found, run.metrics), **unmeasurable}
     manifest = {"hwnas": hwnas.__version__, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "spaces": list(dict.fromkeys(request.space for request in run.requests)),
                 "seeds": sorted({request.seed for request in run.requests}), "goal": run.goal,
                 "environment": environment(settings), **({"unmeasurable": unmeasurable} if unmeasurable else {})}
-    CostTable(run.target, rows, manifest).save(run.folder / "table.csv")
+    CostTable(run.target, cost_rows(found), manifest).save(run.folder / "table.csv")
     networks = list(dict.fromkeys(s for request in run.requests for s in request.sampled()))
     if networks:
         first, again = (collect(history, networks, run.metrics, series, run.goal) for series in (FIRST, REPEAT))

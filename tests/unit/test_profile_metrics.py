@@ -189,7 +189,9 @@ def test_what_cannot_be_measured_is_in_the_table_as_unmeasurable(tmp_path, monke
     assert table.metrics == ("latency_ms", "energy_mj", "memory_mib")
     for row in table.rows.values():
         assert row["energy_mj"].verdict == "unmeasurable" and math.isnan(row["energy_mj"].value)
-    reason = run.summary()["unmeasurable"]["energy_mj"]
+    reasons = run.summary()["unmeasurable"]
+    assert set(reasons) == {"energy_mj", "above_idle_energy_mj", "measured_memory_mib"}
+    reason = reasons["energy_mj"]
     assert "RAPL" in reason and "--power-log" in reason and "\n" not in reason
     networks = run.networks().to_pydict()
     assert networks["energy_mj"] == [None] and networks["energy_mj_verdict"] == ["unmeasurable"]
