@@ -4,7 +4,8 @@ A campaign is a sequence of *sweeps*. In a sweep one worker process takes every 
 *session*: subjects are loaded in chunks and measured in rounds, a sample block of each in random order, until each has
 enough blocks. Sessions of one subject are in different processes. What to do next follows from the samples in the store
 alone, so a campaign that was killed goes on where it stood, and several processes share the work through the store's
-claims.
+claims. So do several boards of one kind: each has a thread that sweeps like a campaign of its own, and what a board
+leaves unfinished when it drops out is unfinished for all.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 
-from hwnas.core.errors import UnavailableError
+from hwnas.core.errors import HwnasError, UnavailableError
 from hwnas.core.progress import Task, progress
 from hwnas.core.target import Target
 from hwnas.core.units import LATENCY
 from hwnas.profile.backends import Settings, backends
+from hwnas.profile.boards import look_at_boards
 from hwnas.profile.calibration import recall, remember, settle
 from hwnas.profile.device import cpu_model, environment, idlest_cores
 from hwnas.profile.memory import MEMORY
@@ -35,9 +38,12 @@ from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace
 
 WAIT_S = 0.5
+STOP_S = 10.0
 IDLE_DEATHS = 3
 REFERENCE = "reference_ms"
 LONGEST_SESSION = 4
+CHUNKS_EACH = 4
+RECORDS = "tuning"
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,44 @@ def run_campaign(store: Store, target: Target, settings: Settings, subjects: Seq
     `series` tells independent repetitions apart. Raises `StoreError` where the store fails and `UnavailableError` where
     workers do not start. An interrupt leaves every finished sample block in the store.
     """
-    _Campaign(store, target, settings, subjects, series, effort or Effort(), seed).run(title)
+    effort, crew = effort or Effort(), Crew()
+    if settings.trials and not settings.records:
+        settings = replace(settings, records=str(store.path.parent / RECORDS))
+    boards = look_at_boards(settings).count if settings.remote else 1
+    if boards > 1:
+        effort = replace(effort, chunk=min(effort.chunk, math.ceil(len(subjects) / (CHUNKS_EACH * boards))))
+
+    def help_out(number: int) -> None:
+        with Store(store.path) as own:
+            while not crew.done.is_set():
+                with suppress(HwnasError):
+                    _Campaign(own, target, settings, subjects, series, effort, [seed, number], crew).finish()
+                    return
+                crew.done.wait(WAIT_S)
+
+    helpers = [Thread(target=help_out, args=(number,), daemon=True) for number in range(1, boards)]
+    try:
+        for helper in helpers:
+            helper.start()
+        _Campaign(store, target, settings, subjects, series, effort, [seed], crew).run(title)
+    finally:
+        crew.dismiss()
+        for helper in helpers:
+            helper.join(STOP_S)
+
+
+class Crew:
+    """The workers of one campaign: one, or one for each board."""
+
+    def __init__(self) -> None:
+        self.done = Event()
+        self.at_work: dict[int, WorkerProcess] = {}
+
+    def dismiss(self) -> None:
+        """End what is still under way: nothing, unless the campaign was interrupted or has failed."""
+        self.done.set()
+        for process in list(self.at_work.values()):
+            process.kill()
 
 
 class History:
@@ -143,35 +186,39 @@ class History:
 
 class _Campaign:
     def __init__(self, store: Store, target: Target, settings: Settings, subjects: Sequence[Subject], series: int,
-                 effort: Effort, seed: int) -> None:
-        self.store, self.settings, self.effort = store, settings, effort
+                 effort: Effort, seed: Sequence[int], crew: Crew) -> None:
+        self.store, self.settings, self.effort, self.crew = store, settings, effort, crew
         self.backend = target.runtime
         self.history = History(store, target)
         items = store.ask(self.history.target, series, [subject.id for subject in subjects])
         self.subjects = {items[subject.id]: subject for subject in subjects}
-        self.rng = np.random.default_rng([seed, series])
+        self.rng = np.random.default_rng([*seed, series])
         self.common_sentinel = backends.get(target.runtime).here(settings)
         self.begun = time.time()
         self.loaded: set[int] = set()
         self.alone: set[int] = set()
         self.environment = self.deaths = 0
-        self.task: Task
+        self.task: Task | None = None
         self.shares: dict[int, float] = {}
         self.rounds = Counter((item, block.session) for item, blocks in self.history.blocks.items() for block in blocks)
 
     def run(self, title: str) -> None:
         with progress(title, len(self.subjects)) as self.task:
-            try:
-                self.show(self.subjects)
-                while pending := self.pending():
-                    if not self.sweep(pending):
-                        time.sleep(WAIT_S)
-                    self.history.refresh()
-                    self.show(pending)
-                if self.common_sentinel:
-                    remember(cpu_model(), self.history.reference, len(self.history.sentinel_ms))
-            finally:
-                self.store.release()
+            self.finish()
+        if self.common_sentinel:
+            remember(cpu_model(), self.history.reference, len(self.history.sentinel_ms))
+
+    def finish(self) -> None:
+        """Sweep until nothing is left to do."""
+        try:
+            self.show(self.subjects)
+            while pending := self.pending():
+                if not self.sweep(pending):
+                    time.sleep(WAIT_S)
+                self.history.refresh()
+                self.show(pending)
+        finally:
+            self.store.release()
 
     # what is known
 
@@ -202,6 +249,8 @@ class _Campaign:
 
     def show(self, items: Iterable[int]) -> None:
         """Tell the progress bar how `items` stand: a subject under way counts by its share of the least work."""
+        if self.task is None:
+            return
         least = self.effort.sessions * self.effort.batch_blocks
         for item in items:
             share = min(0.9, len(self.history.blocks[item]) / least)
@@ -235,9 +284,10 @@ class _Campaign:
             except WorkerDied as death:
                 self.store.release()
                 self.mourn(death)
-                if death.item is not None:
-                    self.alone.add(death.item)
-                    items = [item for item in items if item != death.item]
+                if death.item is None:
+                    break
+                self.alone.add(death.item)
+                items = [item for item in items if item != death.item]
         return worked
 
     def try_alone(self, item: int) -> bool:
@@ -255,9 +305,10 @@ class _Campaign:
         return True
 
     def mourn(self, death: WorkerDied) -> None:
-        """Raise `UnavailableError` where workers keep dying with no subject to blame."""
+        """Raise `UnavailableError` where workers keep dying with no subject to blame, and no other board is at work."""
         self.deaths = 0 if death.item is not None else self.deaths + 1
-        if self.deaths == IDLE_DEATHS:
+        self.history.refresh()
+        if self.deaths >= IDLE_DEATHS and not self.crew.at_work and self.pending():
             raise UnavailableError(f"the {self.backend} worker keeps dying: {death.reason}") from death
 
     def claim(self, items: list[int]) -> list[int]:
@@ -340,12 +391,18 @@ class _Campaign:
     @contextmanager
     def worker(self) -> Iterator[WorkerProcess]:
         """A new worker on the idlest cores, and a record of its circumstances."""
-        cpus = idlest_cores(self.settings.threads)
+        if self.crew.done.is_set():
+            raise UnavailableError("the campaign has ended")
+        cpus = [] if self.settings.remote else idlest_cores(self.settings.threads)
         with WorkerProcess(self.backend, self.settings, self.effort.pace, cpus, self.effort.limits,
                            self.effort.memory) as process:
-            record = environment(self.settings, cpus)
+            record = environment(self.settings, cpus) | process.about
             if self.common_sentinel and (known := recall(record["cpu"])):
                 record[REFERENCE] = known
                 self.history.remembered.append(known)
             self.environment = self.store.environment(record)
-            yield process
+            self.crew.at_work[id(self)] = process
+            try:
+                yield process
+            finally:
+                del self.crew.at_work[id(self)]

@@ -19,11 +19,13 @@ from hwnas.core.errors import InputError, UnavailableError
 from hwnas.core.target import Environment, Target
 from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
+from hwnas.profile.boards import look_at_boards
 from hwnas.profile.meters import find_meter
 from hwnas.profile.stats import CALM, reference_speed
 from hwnas.profile.timer import matrix_sentinel
 
-LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "nvidia-ml-py")
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "apache-tvm", "apache-tvm-ffi",
+             "nvidia-ml-py")
 LOOK_S = 0.1
 SENTINEL_S = 2.0
 
@@ -65,20 +67,27 @@ def local_target(runtime: str, settings: Settings) -> Target:
     Raises `UnknownNameError` for a runtime that is not registered, `UnavailableError` where it or the device is absent.
     """
     backend = backends.get(runtime)
-    if settings.device == "gpu" and not gpus():
+    if bool(settings.remote) != bool(settings.key):
+        raise InputError("a board is found by both --remote HOST:PORT and --key KEY")
+    if settings.device == "gpu" and not settings.remote and not gpus():
         raise UnavailableError("--device gpu: no GPU is found on this machine; use --device cpu")
     if settings.device not in ("cpu", "gpu"):
         raise UnavailableError(f"--device {settings.device}: this machine measures on cpu or gpu")
     if settings.batch < 1:
         raise InputError(f"--batch {settings.batch}: at least one image is measured")
-    if not 1 <= settings.threads <= len(usable_cores()):
+    if not settings.remote and not 1 <= settings.threads <= len(usable_cores()):
         raise InputError(f"--threads {settings.threads}: this machine lets hwnas use 1 to {len(usable_cores())}")
     reason = backend.unavailable(settings)
     if reason:
         raise UnavailableError(f"cannot measure with {runtime}: {reason}")
-    device = cpu_model() if settings.device == "cpu" else gpus()[0]
+    if settings.trials < 0:
+        raise InputError(f"--trials {settings.trials}: a number of schedules, or 0 for none")
+    if settings.remote:
+        device = look_at_boards(settings).device
+    else:
+        device = cpu_model() if settings.device == "cpu" else gpus()[0]
     return Target(device, runtime, ".".join(backend.version().split(".")[:2]), settings.precision, settings.batch,
-                  settings.threads, backend.tuned, settings.graphs, settings.cache)
+                  settings.threads, backend.tuned or settings.trials > 0, settings.graphs, settings.cache)
 
 
 def gpus() -> list[str]:
@@ -164,8 +173,10 @@ def _runtimes() -> Iterator[Finding]:
         here = [device for device in backend.devices if device == "cpu" or gpus()]
         can = [device for device in here if backend.unavailable(Settings(device)) is None]
         if can:
-            yield Finding(f"runtime {name}", "ok", f"{backend.version()}: {', '.join(can)}; "
-                                                   f"{', '.join(backend.precisions)}")
+            skills = [text for text, has in (("tunes kernels (--trials)", backend.can_tune),
+                                             ("measures boards (--remote)", backend.can_remote)) if has]
+            yield Finding(f"runtime {name}", "ok",
+                          "; ".join([f"{backend.version()}: {', '.join(can)}", ", ".join(backend.precisions), *skills]))
         else:
             reason = (backend.unavailable(Settings(device)) for device in backend.devices)
             absent = not backend.version()

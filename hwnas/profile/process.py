@@ -56,7 +56,8 @@ class WorkerProcess:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hwnas.profile.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=_environment(settings.threads),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            env=worker_environment(settings.threads),
         )
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
@@ -65,7 +66,7 @@ class WorkerProcess:
         try:
             self._send("setup", backend=backend, settings=asdict(settings), pace=asdict(pace), cpus=cpus,
                        memory_share=limits.memory_share, memory=memory)
-            self._read(max(self.timeout_s, STARTUP_S))
+            self.about: dict[str, Any] = self._read(max(self.timeout_s, STARTUP_S))["about"]
         except BaseException:
             self.close()
             raise
@@ -89,9 +90,13 @@ class WorkerProcess:
         self._send("unload")
         list(self._replies())
 
+    def kill(self) -> None:
+        """End the process; whoever reads from it gets `WorkerDied`."""
+        self._process.kill()
+
     def close(self) -> None:
         """Kill and reap the process."""
-        self._process.kill()
+        self.kill()
         self._process.wait()
         self._selector.close()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
@@ -148,7 +153,7 @@ class WorkerProcess:
         return WorkerDied(self.item, f"died in {self._doing}: {why}{': ' + said[-1][:200] if said else ''}")
 
 
-def _environment(threads: int) -> dict[str, str]:
+def worker_environment(threads: int) -> dict[str, str]:
     """The worker's environment: one thread for the sentinel's product, `threads` for a runtime that reads OpenMP's."""
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))

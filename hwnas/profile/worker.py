@@ -55,7 +55,7 @@ class Worker:
         self.sentinel = self.backend.sentinel()
         self.pace = Pace(**pace)
         self.memory = memory
-        self.say(ready=True, pid=os.getpid())
+        self.say(ready=True, pid=os.getpid(), about=self.backend.about())
 
     def load(self, subjects: list[tuple[int, dict[str, Any]]]) -> None:
         """Compile each subject and run it once."""
@@ -69,11 +69,17 @@ class Worker:
                 compiled = time.perf_counter() - start
                 once()
             except Exception as error:
+                self.check_device(error)
                 self.say(failed=item, reason=one_line(error))
                 continue
             self.models[item] = model, once
             self.say(loaded=item, seconds=compiled, memory=self.peaks(Subject(**subject), model) if self.memory else {})
         self.say(end=True)
+
+    def check_device(self, error: Exception) -> None:
+        """End this process where the device is gone: then it was no fault of the subject's."""
+        if self.backend.lost():
+            raise SystemExit(f"the device no longer answers: {one_line(error)}") from error
 
     def peaks(self, subject: Subject, model: Any) -> dict[str, float]:
         """Peak memory in MiB by metric: from the graph, and as the device counted it where it does."""
@@ -98,6 +104,7 @@ class Worker:
                 times = take_block(once, self.pace)
                 after = run_sentinel(self.sentinel)
             except Exception as error:
+                self.check_device(error)
                 self.backend.close(self.models.pop(item)[0])
                 self.say(failed=item, reason=one_line(error))
                 continue

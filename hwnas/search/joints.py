@@ -79,6 +79,7 @@ def translation(space: SearchSpace, other: SearchSpace, what: str) -> Callable[[
 def local_settings(target: Target | None) -> Settings:
     """How to measure on `target` here; raises `UnavailableError` where it is not a runtime of this machine."""
     from hwnas.profile import Settings, backends
+    from hwnas.profile.backends.base import TRIALS
     from hwnas.profile.device import local_target
 
     if target is None:
@@ -87,7 +88,9 @@ def local_settings(target: Target | None) -> Settings:
         raise UnavailableError(f"{target} is no target that this machine can measure")
     reasons = []
     for device in backends.get(target.runtime).devices:
-        settings = Settings(device, target.precision, target.batch, target.threads, target.cache, target.graphs)
+        backend = backends.get(target.runtime)
+        trials = TRIALS if target.tuned and backend.can_tune else 0
+        settings = Settings(device, target.precision, target.batch, target.threads, target.cache, target.graphs, trials)
         try:
             local_target(target.runtime, settings).require_same(target, "the cost")
         except InputError as error:

@@ -26,6 +26,9 @@ from hwnas.profile import nvidia
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Stopwatch, matrix_sentinel, queue_wait
 
+TRIALS = 32
+"""Schedules to try for a kernel that no record is known of, where a tuned target is measured again."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -74,12 +77,15 @@ class Backend(ABC):
     @classmethod
     def version(cls) -> str:
         """The installed version; empty where the runtime is absent."""
-        for name in cls.distributions:
-            try:
-                return version(name)
-            except PackageNotFoundError:
-                continue
-        return ""
+        return next(filter(None, map(cls.installed, cls.distributions)), "")
+
+    @staticmethod
+    def installed(distribution: str) -> str:
+        """The version of a distribution; empty where it is absent."""
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            return ""
 
     @classmethod
     def unavailable(cls, settings: Settings) -> str | None:
@@ -118,6 +124,14 @@ class Backend(ABC):
     def close(self, model: Any) -> None:
         """Free what `compile` made."""
 
+    def lost(self) -> bool:
+        """Whether the device no longer answers, so that an error is not the subject's."""
+        return False
+
+    def about(self) -> dict[str, Any]:
+        """What is recorded of the device beside the circumstances here."""
+        return {}
+
     def stopwatch(self, model: Any) -> Stopwatch:
         """Time one `run`, less what it waited for a processor; overridden where the device keeps its own time."""
         run, clock, waited = self.run, time.perf_counter_ns, queue_wait()
@@ -150,5 +164,5 @@ class Backend(ABC):
 
 
 backends: Registry[type[Backend]] = Registry(
-    "backend", tuple(f"hwnas.profile.backends.{module}" for module in ("onnxruntime", "torch"))
+    "backend", tuple(f"hwnas.profile.backends.{module}" for module in ("onnxruntime", "torch", "tvm"))
 )
