@@ -3,7 +3,9 @@
 import math
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -354,6 +356,60 @@ def test_cold_and_warm_runs_and_graphs_are_timed_apart():
     assert [warm() for _ in range(3)] == [50_000] * 3 and driver.flushes == 0
     assert [cold() for _ in range(3)] == [75_000] * 3 and driver.flushes == 3, "flushing was timed, or left out"
     assert gpu_timing.stopwatch(driver, driver.capture(driver.kernel))() == 40_000
+
+
+class FakeCuda:
+    """What `TorchDriver` uses of `torch.cuda`; notes what is done on which stream."""
+
+    def __init__(self) -> None:
+        self.said, self.stream_now = [], "main"
+
+    def Stream(self):
+        return SimpleNamespace(name="side", wait_stream=lambda other: self.said.append("side waits"))
+
+    def current_stream(self):
+        return SimpleNamespace(name="main", wait_stream=lambda other: self.said.append("main waits"))
+
+    @contextmanager
+    def stream(self, stream):
+        before, self.stream_now = self.stream_now, stream.name
+        yield
+        self.stream_now = before
+
+    def CUDAGraph(self):
+        return SimpleNamespace(replay=lambda: self.said.append("replay"))
+
+    @contextmanager
+    def graph(self, graph, stream):
+        self.said.append("capture")
+        with self.stream(stream):
+            yield
+        self.said.append("captured")
+
+    def Event(self, enable_timing):
+        event = SimpleNamespace(record=lambda: self.said.append("event"), synchronize=lambda: self.said.append("wait"))
+        event.elapsed_time = lambda end: 0.25
+        return event
+
+    def synchronize(self):
+        self.said.append("wait for all")
+
+
+def test_graphs_are_captured_after_a_warm_up_on_the_same_stream():
+    driver = object.__new__(gpu_timing.TorchDriver)
+    driver.cuda = cuda = FakeCuda()
+    driver.buffer = SimpleNamespace(zero_=lambda: cuda.said.append("overwrite"))
+
+    def run():
+        cuda.said.append(f"run on {cuda.stream_now}")
+        return "output"
+
+    replay = driver.capture(run)
+    assert cuda.said == ["side waits", *["run on side"] * 3, "main waits", "capture", "run on side", "captured"]
+    cuda.said.clear()
+    once = gpu_timing.stopwatch(driver, replay, cold=True)
+    assert once() == 250_000 and replay() == "output"
+    assert cuda.said == ["overwrite", "wait for all", "event", "replay", "event", "wait", "replay"]
 
 
 class FakeNvml:

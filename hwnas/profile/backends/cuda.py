@@ -14,7 +14,8 @@ CAPTURE_WARMUP = 3
 FLUSHED = 2
 """How many times L2's size is overwritten to flush it, since it does not strictly replace what is oldest."""
 UNKNOWN_L2 = 128 * 2**20
-SENTINEL_SIDE = 1024
+SENTINEL_SIDE = 1536
+"""So that it takes some hundred microseconds, beside which the jitter of launching it is small."""
 
 Run = Callable[[], Any]
 
@@ -79,7 +80,7 @@ class TorchDriver:
                 run()
         self.cuda.current_stream().wait_stream(stream)
         graph: Any = self.cuda.CUDAGraph()
-        with self.cuda.graph(graph):
+        with self.cuda.graph(graph, stream=stream):
             outputs = run()
 
         def replay() -> Any:
