@@ -449,6 +449,16 @@ def test_the_driver_s_word_on_a_gpu():
     assert gpu.conditions()["throttled"] == "power cap, hardware thermal slowdown"
 
 
+def test_a_long_compilation_says_that_it_is_alive_but_not_for_ever(monkeypatch):
+    from hwnas.profile.backends import torch as torch_backend
+
+    monkeypatch.setattr(torch_backend, "BEAT_S", 0.01)
+    beats = []
+    with torch_backend.beating(lambda: beats.append(1), 0.05):
+        time.sleep(0.5)
+    assert 1 <= len(beats) <= 5
+
+
 def test_a_gpu_runtime_that_is_not_there_is_one_line(monkeypatch):
     from hwnas.core.errors import UnavailableError
     from hwnas.profile.device import local_target

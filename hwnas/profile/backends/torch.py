@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +21,28 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 COMPILERS = ("c++", "g++", "clang++", "cl")
 NO_LIMIT = 1 << 20
+BEAT_S = 10.0
+LONGEST_COMPILE_S = 900.0
+
+
+@contextmanager
+def beating(alive: Callable[[], None], longest_s: float = LONGEST_COMPILE_S) -> Iterator[None]:
+    """Call `alive` every few seconds while the block runs, for `longest_s` at most: what takes longer does hang."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        for _ in range(int(longest_s / BEAT_S)):
+            if ended.wait(BEAT_S):
+                return
+            alive()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @dataclass
@@ -126,9 +150,10 @@ class TorchCompile(Torch):
         inductor.compile_threads = 1
 
     def compile(self, subject: Subject) -> Loaded:
-        model = super().compile(subject)
-        TorchCompile.loaded += 1
-        self.run(model)
+        with beating(self.alive):
+            model = super().compile(subject)
+            TorchCompile.loaded += 1
+            self.run(model)
         return model
 
     def _prepared(self, module: nn.Module) -> Callable[..., Any]:
