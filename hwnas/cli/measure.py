@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hwnas.predict.choosers import Aim
     from hwnas.profile import Run
     from hwnas.profile.run import Chooser
+    from hwnas.spaces.base import Population
 
 AT_MOST = 1000
 TRANSFER = "transfer"
@@ -71,9 +72,10 @@ def profile_command(
         raise InputError(f"--goal {goal} must be between 0 and 1, --time-limit {time_limit} above 0")
     choice = Choice.of(space, networks, select, transfer_from or [], until, seed)
     if device in ("fpga", "file"):
-        if choice.choose or select != "random":
-            raise InputError(f"--device {device} measures nothing here: its networks are random, without --until")
-        _elsewhere(Elsewhere(space, device, runtime, target, emit, out), networks, _batches(batch), seed, as_json)
+        if choice.aim or choice.label not in ("random", TRANSFER) or (device == "fpga" and choice.choose):
+            raise InputError(f"--device {device} measures nothing here: leave --until and --select {select} out")
+        wanted = Elsewhere(space, device, runtime, target, emit, out, choice)
+        _elsewhere(wanted, networks, _batches(batch), seed, as_json)
         return
     if out is None or emit is not None or target is not None:
         raise InputError(f"--device {device} is measured here: give --out, and neither --emit nor --target")
@@ -143,6 +145,16 @@ class Choice:
             raise InputError("--select transfer: say how many networks to measure (--networks 10)")
         return cls(spec, networks, select, choosers.for_transfer(space, tables, seed), tables=tuple(tables))
 
+    def picked(self, seed: int) -> Population | None:
+        """The networks of `--select transfer` for a device that is not measured here; None for random ones."""
+        from hwnas.predict import pick_for_transfer
+        from hwnas.profile.run import METRIC
+        from hwnas.spaces import get_space
+
+        if not self.tables:
+            return None
+        return pick_for_transfer(get_space(self.space), METRIC, self.networks, self.tables, seed)
+
     def outcome(self, run: Run, seed: int) -> dict[str, Any]:
         """What the choice came to: `until` where the aim stands, `expected` the accuracy of the transfer."""
         from hwnas.spaces import get_space
@@ -182,6 +194,7 @@ class Elsewhere:
     target: str | None
     emit: Path | None
     out: Path | None
+    choice: Choice
 
 
 def _elsewhere(asked: Elsewhere, networks: int, batches: list[int], seed: int, as_json: bool) -> None:
@@ -207,7 +220,7 @@ def _elsewhere(asked: Elsewhere, networks: int, batches: list[int], seed: int, a
     if asked.target:
         report = emit_bundle(space, get_target(asked.target), asked.emit, networks, seed).to_json()
     else:
-        report = emit_files(space, asked.emit, networks, batches[0], seed).to_json()
+        report = emit_files(space, asked.emit, networks, batches[0], seed, asked.choice.picked(seed)).to_json()
     text = f"{asked.emit}: {report['primitives']} primitives and {report['networks']} networks; copy it to the device"
     show(report, text, as_json)
 

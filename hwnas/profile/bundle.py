@@ -21,11 +21,19 @@ from hwnas.fpga.bundle import BundleReport, claim, finish
 from hwnas.profile.run import random_networks
 from hwnas.profile.subject import Subject
 from hwnas.spaces import SearchSpace
+from hwnas.spaces.base import Population
 
 SCRIPTS = ("common.sh", "run_onnxruntime.sh", "run_tflite.sh", "run_trtexec.sh")
 
 
-def emit_files(space: SearchSpace, out: str | Path, networks: int = 0, batch: int = 1, seed: int = 0) -> BundleReport:
+def emit_files(
+    space: SearchSpace,
+    out: str | Path,
+    networks: int = 0,
+    batch: int = 1,
+    seed: int = 0,
+    chosen: Population | None = None,
+) -> BundleReport:
     """Write the bundle of a space.
 
     An interrupted emission goes on where it stood, since models that are there are not made again.
@@ -33,6 +41,7 @@ def emit_files(space: SearchSpace, out: str | Path, networks: int = 0, batch: in
     Args:
         networks: distinct random architectures to add as whole models.
         batch: images in one inference.
+        chosen: these architectures (networks, genes) instead of random ones.
 
     Raises `InputError` where `out` is not empty and no bundle of the same space, networks, batch and seed.
     """
@@ -40,8 +49,12 @@ def emit_files(space: SearchSpace, out: str | Path, networks: int = 0, batch: in
         raise InputError(f"batch {batch} must be at least 1, networks {networks} at least 0")
     folder = Path(out)
     identity: dict[str, Any] = {"space": space.spec, "networks": networks, "batch": batch, "seed": seed}
+    if chosen is None:
+        chosen = random_networks(space, networks, seed) if networks else space.sample(0)
+    else:
+        identity["chosen"] = [space.format(row) for row in chosen]
     claim(folder, identity)
-    subjects, models = _subjects(space, networks, seed)
+    subjects, models = _subjects(space, chosen)
     with progress("models", len(subjects)) as task:
         for name, subject in subjects.items():
             path = folder / "onnx" / f"{name}.onnx"
@@ -54,11 +67,11 @@ def emit_files(space: SearchSpace, out: str | Path, networks: int = 0, batch: in
     return finish(folder, identity, models, {})
 
 
-def _subjects(space: SearchSpace, networks: int, seed: int) -> tuple[dict[str, Subject], dict[str, dict[str, Any]]]:
+def _subjects(space: SearchSpace, chosen: Population) -> tuple[dict[str, Subject], dict[str, dict[str, Any]]]:
     """What each model is, by its name: as a subject, and as the manifest's entry."""
     subjects = {f"p{index:05d}": Subject.primitive(p) for index, p in enumerate(space.primitives())}
     models: dict[str, dict[str, Any]] = {name: {"primitive": subject.name} for name, subject in subjects.items()}
-    for index, row in enumerate(random_networks(space, networks, seed) if networks else ()):
+    for index, row in enumerate(chosen):
         name = f"n{index:05d}"
         subjects[name] = Subject.network(space, row)
         models[name] = {"arch": subjects[name].name}

@@ -13,7 +13,7 @@ from hwnas.cli import app
 from hwnas.core.errors import InputError
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
-from hwnas.predict import Aim, Progress, for_transfer, until
+from hwnas.predict import Aim, Progress, for_transfer, pick_for_transfer, until
 from hwnas.predict.choosers import FIRST_NETWORKS, progress_in
 from hwnas.profile import Run
 from hwnas.spaces import get_space
@@ -104,6 +104,16 @@ def test_bad_requests_leave_nothing(tmp_path: Path, options: list[str], message:
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, InputError) and message in str(done.exception)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_bundle_takes_the_networks_for_transfer(tmp_path: Path, devices: Path) -> None:
+    command = ["profile", "--space", SPACE.spec, "--device", "file", "--emit", str(tmp_path / "bundle"), "--json"]
+    chosen = ["--select", "transfer", "--transfer-from", str(devices), "--networks", "4"]
+    done = CliRunner().invoke(app, [*command, *chosen])
+    assert done.exit_code == 0, done.output
+    models = json.loads((tmp_path / "bundle" / "hwnas_bundle.json").read_text())["models"]
+    wanted = [SPACE.format(row) for row in pick_for_transfer(SPACE, "latency_ms", 4, [devices])]
+    assert [entry["arch"] for entry in models.values() if "arch" in entry] == wanted
 
 
 def test_profile_until_and_for_transfer(tmp_path: Path, devices: Path) -> None:
