@@ -49,6 +49,8 @@ class Meter(ABC):
     @classmethod
     def unavailable(cls, settings: Settings) -> str | None:
         """Why it cannot be read here, in words that end a sentence; None where it can."""
+        if settings.remote:
+            return "it counts for this machine, not for boards at a tracker"
         return None if settings.device in cls.devices else f"it counts for {', '.join(cls.devices)}"
 
     @abstractmethod

@@ -119,6 +119,7 @@ def test_rapl_adds_packages_and_memory_and_survives_a_counter_that_wraps(tmp_pat
     (tmp_path / "intel-rapl:0:1" / "energy_uj").write_text("250000")
     assert meter.joules() == pytest.approx(0.35)
     assert find_meter(Settings()).meter == "rapl"
+    assert "boards" in Rapl.unavailable(Settings(remote="tracker:9190"))
     monkeypatch.setattr(Rapl, "root", tmp_path / "absent")
     assert "no RAPL counter" in Rapl.unavailable(Settings())
 

@@ -152,7 +152,7 @@ class Backend(ABC):
 
         A key `throttled`, the reason in words, says that the clock is held down: a sample block with it is dropped.
         """
-        return nvidia.conditions() if self.settings.device == "gpu" else {}
+        return nvidia.conditions() if self.settings.device == "gpu" and not self.settings.remote else {}
 
     def memory_mib(self, model: Any) -> float | None:
         """The most memory that one run took beside weights and inputs, counted by the device; None where it is not."""
