@@ -168,16 +168,17 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command("registry")
 def registry(as_json: Json = False) -> None:
-    """Everything that has a name: spaces, primitive kinds, backends, predictors, algorithms, data sets, log formats."""
+    """Everything that has a name: spaces, backends, meters, predictors, algorithms, data sets, log formats and more."""
     from hwnas.parse import parsers
     from hwnas.predict import predictors
     from hwnas.profile.backends import backends
+    from hwnas.profile.meters import meters
     from hwnas.search import algorithms
     from hwnas.spaces import spaces
     from hwnas.spaces.primitive import kinds
     from hwnas.train.data import datasets
     from hwnas.train.oneshot import one_shot
 
-    registries = (spaces, kinds, backends, parsers, predictors, datasets, algorithms, one_shot)
+    registries = (spaces, kinds, backends, meters, parsers, predictors, datasets, algorithms, one_shot)
     report = {each.kind: list(each) for each in registries}
     show(report, "\n".join(f"{kind:16}{', '.join(names)}" for kind, names in report.items()), as_json)
