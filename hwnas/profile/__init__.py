@@ -2,9 +2,9 @@
 
 from hwnas.profile.backends import Backend, Settings, backends
 from hwnas.profile.campaign import Effort
-from hwnas.profile.run import Run, measure_onnx, profile, profile_batches
+from hwnas.profile.run import Run, measure_onnx, measure_subjects, profile, profile_batches
 from hwnas.profile.stats import Measurement, Noise
 from hwnas.profile.subject import Subject
 
 __all__ = ["Backend", "Effort", "Measurement", "Noise", "Run", "Settings", "Subject", "backends", "measure_onnx",
-           "profile", "profile_batches"]
+           "measure_subjects", "profile", "profile_batches"]

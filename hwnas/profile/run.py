@@ -288,8 +288,6 @@ def measure_onnx(models: Mapping[str, bytes | str | Path], *, runtime: str = "on
     With the `store` of a run, their medians refer to the same reference speed as that run's; what it already holds of
     the same models is measured anew, so that the result is independent. Raises what `profile` raises.
     """
-    settings, effort = settings or Settings(), effort or Effort()
-    target = local_target(runtime, settings)
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
         subjects = {}
         for index, (name, model) in enumerate(models.items()):
@@ -297,11 +295,20 @@ def measure_onnx(models: Mapping[str, bytes | str | Path], *, runtime: str = "on
             if isinstance(model, bytes):
                 path.write_bytes(model)
             subjects[name] = Subject.model(path if isinstance(model, bytes) else model)
-        with Store(store or Path(folder) / STORE) as samples:
-            series = samples.next_series(target, [subject.id for subject in subjects.values()])
-            run_campaign(samples, target, settings, list(subjects.values()), series=series, effort=effort, seed=seed,
-                         title="models")
-            found = History(samples, target).measurements(subjects.values(), series=series, goal=effort.goal)
+        return measure_subjects(subjects, runtime=runtime, settings=settings, effort=effort, store=store, seed=seed)
+
+
+def measure_subjects(subjects: Mapping[str, Subject], *, runtime: str = "onnxruntime",
+                     settings: Settings | None = None, effort: Effort | None = None, store: str | Path | None = None,
+                     seed: int = 0) -> dict[str, Measurement]:
+    """`measure_onnx` of primitives or networks of a space, for runtimes that do not read ONNX too."""
+    settings, effort = settings or Settings(), effort or Effort()
+    target = local_target(runtime, settings)
+    with tempfile.TemporaryDirectory(prefix="hwnas-") as folder, Store(store or Path(folder) / STORE) as samples:
+        series = samples.next_series(target, [subject.id for subject in subjects.values()])
+        run_campaign(samples, target, settings, list(subjects.values()), series=series, effort=effort, seed=seed,
+                     title="models")
+        found = History(samples, target).measurements(subjects.values(), series=series, goal=effort.goal)
     return {name: found[subject] for name, subject in subjects.items()}
 
 

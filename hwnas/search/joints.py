@@ -101,12 +101,23 @@ def local_settings(target: Target | None) -> Settings:
 
 
 def measure_latencies(
-    models: Mapping[str, bytes], target: Target, settings: Settings, store: str | Path | None = None, seed: int = 0
+    models: Mapping[str, bytes],
+    networks: Mapping[str, tuple[str, str]],
+    target: Target,
+    settings: Settings,
+    store: str | Path | None = None,
+    seed: int = 0,
 ) -> dict[str, Measurement]:
-    """Latencies in ms of ONNX models by name, measured interleaved in one campaign; `store` keeps the samples."""
-    from hwnas.profile import measure_onnx
+    """Latencies in ms by name, measured interleaved in one campaign; `store` keeps the samples.
 
-    return measure_onnx(models, runtime=target.runtime, settings=settings, store=store, seed=seed)
+    Measured are the ONNX models, or, where the runtime does not read ONNX, the same `networks` (space, architecture).
+    """
+    from hwnas.profile import Subject, backends, measure_onnx, measure_subjects
+
+    how: dict[str, Any] = {"runtime": target.runtime, "settings": settings, "store": store, "seed": seed}
+    if backends.get(target.runtime).reads_onnx:
+        return measure_onnx(models, **how)
+    return measure_subjects({name: Subject("network", arch, space) for name, (space, arch) in networks.items()}, **how)
 
 
 def environment(settings: Settings) -> dict[str, Any]:

@@ -189,7 +189,8 @@ def _certify_on(
         return [_unmeasured(claim, "") for claim in claims]
     exported = {claim.network: claim.export(target.batch) for claim in timed}
     models = {network: each.model for network, each in exported.items()}
-    measured = joints.measure_latencies(models, target, settings, store, seed)
+    networks = {claim.network: (claim.space, claim.arch) for claim in timed}
+    measured = joints.measure_latencies(models, networks, target, settings, store, seed)
     environment = joints.environment(settings)
     return [
         _decide(claim, target, measured[claim.network], exported[claim.network].difference, environment)

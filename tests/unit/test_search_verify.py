@@ -225,8 +225,9 @@ def test_a_model_that_computes_something_else_is_refused(monkeypatch: pytest.Mon
 # the machine itself
 
 
-def test_a_winner_is_measured_on_this_machine(tmp_path: Path) -> None:
-    target = local_target("onnxruntime", Settings())
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_a_winner_is_measured_on_this_machine(tmp_path: Path, runtime: str) -> None:
+    target = local_target(runtime, Settings())
     assert joints.local_settings(target) == Settings()
     result = search(
         SPEC, ACCURACY, {"latency_ms": cost(target)}, max={"latency_ms": 500}, min={"latency_ms": 0.1}, evaluations=200,

@@ -67,6 +67,7 @@ class Backend(ABC):
     caches: ClassVar[tuple[str, ...]] = ("warm",)
     can_graph: ClassVar[bool] = False
     can_tune: ClassVar[bool] = False
+    reads_onnx: ClassVar[bool] = True
     can_remote: ClassVar[bool] = False
 
     def __init__(self, settings: Settings) -> None:

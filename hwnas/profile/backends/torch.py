@@ -59,6 +59,7 @@ class Torch(Backend):
     precisions = tuple(DTYPES)
     caches = ("warm", "cold")
     can_graph = True
+    reads_onnx = False
 
     def __init__(self, settings: Settings) -> None:
         import torch
