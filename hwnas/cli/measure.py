@@ -30,7 +30,9 @@ def profile_command(
         str | None, typer.Option("--target", help="the DPU of --device fpga, such as zcu102-b4096")
     ] = None,
     emit: Annotated[Path | None, typer.Option("--emit", help="bundle to write for a device that returns files")] = None,
-    runtime: Annotated[str, typer.Option("--runtime", help="a backend of hwnas registry")] = "onnxruntime",
+    runtime: Annotated[
+        str | None, typer.Option("--runtime", help="a backend of hwnas registry: onnxruntime, or tvm with --remote")
+    ] = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32, or what the backend has besides")] = "fp32",
     batch: Annotated[str, typer.Option("--batch", help="images in one inference; several: 1,8,32")] = "1",
     threads: Annotated[int, typer.Option("--threads", help="processor threads of one inference")] = 1,
@@ -68,6 +70,7 @@ def profile_command(
     """Measure every primitive of a space, and whole networks: here, or by a bundle for a device that returns files."""
     from hwnas.profile import Effort, Settings, profile_batches
 
+    runtime = runtime or ("tvm" if remote else "onnxruntime")
     if not (0 < goal < 1 and time_limit > 0):
         raise InputError(f"--goal {goal} must be between 0 and 1, --time-limit {time_limit} above 0")
     choice = Choice.of(space, networks, select, transfer_from or [], until, seed)
