@@ -8,7 +8,7 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-BETAS = (0.9, 0.999)
+BETAS = (0.5, 0.999)
 
 
 class Choices(nn.Module):
@@ -53,7 +53,10 @@ class Choices(nn.Module):
         return relative
 
     def update(self, gradient: Tensor, lr: float, weight_decay: float) -> None:
-        """One step of Adam (Kingma and Ba, ICLR 2015) with L2 decay on the logits."""
+        """One step of Adam (Kingma and Ba, ICLR 2015) with L2 decay on the logits.
+
+        Its first beta is 0.5, as in DARTS (Liu et al., ICLR 2019): with 0.9 the choices overshoot a target.
+        """
         adam = torch.optim.Adam([self.logits], lr=lr, betas=BETAS, weight_decay=weight_decay, foreach=False)
         adam.state[self.logits] = {"step": self.updates, "exp_avg": self.moment, "exp_avg_sq": self.square}
         self.logits.grad = gradient

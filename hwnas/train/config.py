@@ -119,7 +119,7 @@ class OneShotConfig(RunConfig):
         weights_first: part of the steps in which only weights are trained.
         temperature: of the Gumbel-softmax at the start; it falls by exp(-4.05) to the end.
         alpha, beta: of the published loss, cross-entropy * alpha * ln(latency in microseconds)^beta, without a target.
-        dual_rate: by how much a multiplier grows in one step in which its cost is twice its target.
+        dual_rate: by how much a multiplier grows in a whole training in which its cost is twice its target.
         calibration_images: training images on which BatchNorm statistics are re-estimated.
     """
 
@@ -134,7 +134,7 @@ class OneShotConfig(RunConfig):
     temperature: Positive = 5.0
     alpha: Positive = 0.2
     beta: Positive = 0.6
-    dual_rate: Positive = 0.1
+    dual_rate: Positive = 20.0
     calibration_images: Annotated[int, Field(ge=8)] = 2000
 
     @model_validator(mode="after")

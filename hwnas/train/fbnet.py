@@ -19,7 +19,7 @@ from hwnas.train.oneshot import AIM, CostTerm, one_shot
 
 LR = 1 / 30
 ANNEALED = 0.045 * 90
-DAMPING = 10.0
+DAMPING = 3.0
 THOUSANDTHS = 1000.0
 DUAL = "dual"
 OF_WEIGHTS, OF_CHOICES, DRAWN_COSTS = range(3)
@@ -33,7 +33,8 @@ def fbnet(
     targets = [term for term in terms if term.bound is not None]
     if not targets and len(terms) != 1:
         raise InputError("fbnet needs a cost: one --cost to keep low, or a target (--max) for each of several")
-    price = Target(targets, config.dual_rate) if targets else Published(terms[0], config.alpha, config.beta)
+    updates = max(1.0, config.epochs * (1 - config.weights_first) * batches.steps_per_epoch)
+    price = Target(targets, config.dual_rate / updates) if targets else Published(terms[0], config.alpha, config.beta)
     run.others[DUAL] = price
     return [FbnetPhase(run, network, config, price, batches)]
 
@@ -80,7 +81,7 @@ class Target(nn.Module):
             sign = 1.0 if term.upper else -1.0
             expected = term.cost(p, rng)
             excess = sign * (expected - term.bound) / (abs(term.bound) or 1.0) + AIM
-            pull = (self.multipliers[i] + DAMPING * self.rate * excess.detach()).clamp(min=least)
+            pull = (self.multipliers[i] + DAMPING * excess.detach()).clamp(min=least)
             loss = loss + pull * excess
             self.multipliers[i] = (self.multipliers[i] + self.rate * excess.detach()).clamp(min=least)
             self._expected[i] = float(expected.detach())

@@ -109,7 +109,7 @@ def test_gumbel_softmax_draws_each_choice_as_often_as_it_is_probable() -> None:
 
 def test_updates_are_those_of_adam() -> None:
     choices, reference = Choices([3, 3]), torch.zeros(2, 3, requires_grad=True)
-    adam = torch.optim.Adam([reference], lr=0.1, weight_decay=0.01)
+    adam = torch.optim.Adam([reference], lr=0.1, weight_decay=0.01, betas=(0.5, 0.999))
     for step in range(4):
         gradient = torch.tensor([[1.0, -2.0, 0.5 * step], [0.0, 1.0, -1.0]])
         reference.grad = gradient.clone()
