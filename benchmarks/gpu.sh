@@ -12,13 +12,14 @@
 #   7  the seed paper's experiment, 300 and 150 networks: eager with graphs, then torch.compile (repeat)
 #   8  the seed paper's experiment, 2,000 and 1,000 networks, eager with graphs (repeat)
 #   9  a Once-for-All super-network on CIFAR-10 (repeat)
+#  10  a search with it under a latency budget of this GPU, the winner measured on it
 #
 # The machine needs no network and no installed hwnas. It needs Python 3.11 or later with torch built for CUDA, numpy,
 # scipy, onnx, onnxruntime, pyarrow, typer, rich, pyyaml, psutil, scikit-learn, safetensors and pytest. Carry what it
 # lacks as wheels in the folder WHEELS, fetched where there is a network:
 #   python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --dest wheels \
 #       pydantic pydantic-core annotated-types typing-inspection lightgbm hypothesis sortedcontainers nvidia-ml-py
-# nvidia-ml-py is optional: without it clocks are not logged and energy is unmeasurable. Part 9 reads CIFAR-10 as
+# nvidia-ml-py is optional: without it clocks are not logged and energy is unmeasurable. Parts 9 and 10 read CIFAR-10 as
 # Parquet, cifar10_train.parquet and cifar10_test.parquet, from HWNAS_REFERENCE_DATA.
 #
 # WORK    where runs are kept and resumed (runs/gpu)      WHEELS  packages to unpack (wheels, where it exists)
@@ -27,7 +28,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-part=${1:?"usage: benchmarks/gpu.sh PART, from 1 to 9"}
+part=${1:?"usage: benchmarks/gpu.sh PART, from 1 to 10"}
 work=${WORK:-runs/gpu}
 wheels=${WHEELS:-wheels}
 python=${PYTHON:-python3}
@@ -36,8 +37,10 @@ data=${HWNAS_REFERENCE_DATA:-../shared/data}
 deadline=$((SECONDS + ${SECONDS_A_PART:-540}))
 large="ofa-mbv2:width=1.0,resolution=160 ofa-mbv3:width=1.0,resolution=160"
 small="fbnet mnasnet nasbench201"
+cifar="ofa-mbv3:variant=cifar,width=1.0,num_classes=10" networks=150
 graphs=(--graphs) cold=(--cache cold) quick=()
 if [ "$device" = cpu ]; then
+    cifar="ofa-mbv3:variant=cifar,width=0.25,resolution=8,num_classes=10" networks=30
     large=nasbench-macro small=nasbench201 graphs=() cold=() quick=(--time-limit 0.05 --goal 0.5)
 fi
 
@@ -80,6 +83,12 @@ figure4() {
     run "$python" benchmarks/seed_figure4.py --device "$device" --runtime "$2" --out "$work/figure4/$1" "${@:3}"
 }
 
+# The latency that a third of the measured networks keep.
+budget() {
+    "$python" -c "import sys, numpy, pyarrow.parquet as parquet
+print(numpy.quantile(parquet.read_table(sys.argv[1])['latency_ms'].to_numpy(), 1 / 3))" "$1"
+}
+
 prepare() {
     mkdir -p "$work"
     if [ -n "${STATE:-}" ] && [ -z "$(ls -A "$work")" ]; then
@@ -101,7 +110,7 @@ prepare() {
 
 supernet_config() {
     cat >"$work/supernet.yaml" <<END
-space: ofa-mbv3:variant=cifar,width=1.0,num_classes=10
+space: $cifar
 data: {name: parquet, path: $data/cifar10_train.parquet, test_path: $data/cifar10_test.parquet}
 rule: sandwich
 epochs: ${EPOCHS:-60}
@@ -138,8 +147,17 @@ case $part in
     supernet_config
     run "$python" -m hwnas train-supernet "$work/supernet.yaml" --out "$work/supernet"
     ;;
+10)
+    run "$python" -m hwnas profile --space "$cifar" --device "$device" --runtime torch --networks "$networks" \
+        --repeats 20 --out "$work/cifar/run" "${graphs[@]}" "${quick[@]}"
+    run "$python" -m hwnas fit-predictor "$work/cifar/run" --space "$cifar" --metric latency_ms --test 10 \
+        --out "$work/cifar/model"
+    run "$python" -m hwnas search --space "$cifar" --accuracy "$work/supernet" --cost "$work/cifar/model" \
+        --max "latency_ms=$(budget "$work/cifar/run/networks.parquet")" --store "$work/cifar/run/samples.sqlite" \
+        --out "$work/cifar/found"
+    ;;
 *)
-    echo "there is no part $part; parts are 1 to 9" >&2
+    echo "there is no part $part; parts are 1 to 10" >&2
     exit 2
     ;;
 esac
