@@ -187,7 +187,8 @@ def measure(blocks: Sequence[Block], reference: float, goal: float) -> Measureme
 def summarise(readings: ArrayLike, goal: float, computed: bool = False) -> Measurement:
     """The measurement that independent `readings` of one metric amount to; no drift correction.
 
-    `goal` is the half-width asked for, relative to the median. Readings that all agree leave nothing to estimate.
+    `goal` is the half-width asked for, relative to the median. Readings that all agree leave nothing to estimate; what is
+    `computed` is one reading, however often it was worked out.
     """
     values = np.asarray(readings, dtype=np.float64)
     if not len(values) or values.min() <= 0:
@@ -195,8 +196,9 @@ def summarise(readings: ArrayLike, goal: float, computed: bool = False) -> Measu
         return Measurement.failed(reason, "unmeasurable")
     median, low, high = median_interval(values)
     if computed or values.min() == values.max():
-        return Measurement(len(values), 0, median, median, median, "computed" if computed else "steady",
-                           observed=median)
+        n: int = 1 if computed else len(values)
+        verdict: Verdict = "computed" if computed else "steady"
+        return Measurement(n, 0, median, median, median, verdict, observed=median)
     width = relative_half_width(median, low, high)
     reason = "" if width <= goal else f"the interval is within {100 * width:.1f} %, {100 * goal:g} % was asked for"
     if math.isinf(width):

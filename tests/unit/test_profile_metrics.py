@@ -281,6 +281,7 @@ def test_readings_are_summarised_like_latencies():
     assert summarise([], 0.02).verdict == summarise([3.0, 0.0], 0.02).verdict == "unmeasurable"
     alike = summarise([2.0], 0.02)
     assert (alike.low, alike.high, alike.verdict) == (2.0, 2.0, "steady")
+    assert summarise([2.0], 0.02, computed=True) == summarise([2.0] * 3, 0.02, computed=True)
 
 
 def test_a_store_of_version_1_is_read_and_upgraded(tmp_path):
