@@ -87,8 +87,18 @@ def test_a_network_is_tuned_by_itself_where_rounding_alone_is_not_enough(
     monkeypatch.setattr("hwnas.fpga.quantize.TUNING_STEPS", 3)
     assert quantize(trained, digits[0][:600], tmp_path / "good.onnx").tuned == 0
     monkeypatch.setattr("hwnas.fpga.quantize.GOOD_DB", 60.0)
+    monkeypatch.setattr("hwnas.fpga.tune.LR", 0.01)
     assert quantize(trained, digits[0][:600], tmp_path / "bad.onnx").tuned == 3
     assert quantize(trained, digits[0][:100], tmp_path / "few.onnx").tuned == 0
+
+
+def test_tuning_that_makes_it_worse_is_left_out(
+    trained: bytes, digits: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwnas.fpga.tune.LR", 30.0)
+    plain, spoilt = (quantize(trained, digits[0], tmp_path / f"{steps}.onnx", tune=steps) for steps in (0, 3))
+    assert spoilt.tuned == 0
+    assert spoilt.snr_db == pytest.approx(plain.snr_db)
 
 
 def test_a_graph_is_replayed_as_onnx_runtime_runs_it(digits: tuple[Any, Any]) -> None:
