@@ -187,8 +187,8 @@ def measure(blocks: Sequence[Block], reference: float, goal: float) -> Measureme
 def summarise(readings: ArrayLike, goal: float, computed: bool = False) -> Measurement:
     """The measurement that independent `readings` of one metric amount to; no drift correction.
 
-    `goal` is the half-width asked for, relative to the median. Readings that all agree leave nothing to estimate; what is
-    `computed` is one reading, however often it was worked out.
+    `goal` is the half-width asked for, relative to the median. Readings that all agree leave nothing to estimate; what
+    is `computed` is one reading, however often it was worked out.
     """
     values = np.asarray(readings, dtype=np.float64)
     if not len(values) or values.min() <= 0:
