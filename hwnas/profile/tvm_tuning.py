@@ -98,6 +98,7 @@ def _tune(workload: ir.IRModule, target: Any, folder: Path, name: str, trials: i
             raise RuntimeError(f"none of {trials} schedules of a kernel ran: {runner.error}")
         for module in unfinished.glob("*.module"):
             module.unlink()
+        unfinished.chmod(0o755)
         with contextlib.suppress(OSError):
             unfinished.rename(folder / name)
         return folder / name

@@ -14,17 +14,17 @@ worker process only; asking for availability and version imports no runtime.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
 from hwnas.core.registry import Registry
 from hwnas.profile import nvidia
 from hwnas.profile.subject import Subject
-from hwnas.profile.timer import Stopwatch, matrix_sentinel, queue_wait
+from hwnas.profile.timer import Stopwatch, clocked, matrix_sentinel
 
 TRIALS = 32
 """Schedules to try for a kernel that no record is known of, where a tuned target is measured again."""
@@ -135,18 +135,7 @@ class Backend(ABC):
 
     def stopwatch(self, model: Any) -> Stopwatch:
         """Time one `run`, less what it waited for a processor; overridden where the device keeps its own time."""
-        run, clock, waited = self.run, time.perf_counter_ns, queue_wait()
-
-        def once() -> int:
-            before = waited()
-            start = clock()
-            run(model)
-            took = clock() - start
-            wait = waited() - before
-            # A wait that is longer than the run lay beside it, between the clocks.
-            return took - wait if wait < took else took
-
-        return once
+        return clocked(partial(self.run, model))
 
     def conditions(self) -> dict[str, Any]:
         """The device's clocks, power and temperature now, empty where it tells none.

@@ -14,13 +14,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hwnas.profile.backends.base import Backend, Settings, backends
 from hwnas.profile.subject import Subject
-from hwnas.profile.timer import Stopwatch, random_inputs
+from hwnas.profile.timer import Stopwatch, clocked, random_inputs
 
 NS_PER_S = 1e9
 MAIN = "main"
@@ -114,9 +115,9 @@ class Tvm(Backend):
         model.inputs.clear()
 
     def stopwatch(self, model: Loaded) -> Stopwatch:
-        """On the processor of this machine as every backend; else by the clock of the device, with TVM's evaluator."""
+        """On the processor of this machine by its clock; else by that of the device, with TVM's evaluator."""
         if self.board is None and self.settings.device == "cpu":
-            return super().stopwatch(model)
+            return clocked(partial(model.machine.invoke_stateful, MAIN))
         evaluator = model.machine.time_evaluator(INVOKE, self.device, number=1)
         return lambda: int(evaluator(MAIN).mean * NS_PER_S)
 
