@@ -65,7 +65,10 @@ class Tvm(Backend):
     def _request(self) -> Any:
         from hwnas.profile import tvm_board
 
-        return tvm_board.Board(self.settings)
+        try:
+            return tvm_board.Board(self.settings)
+        except tvm_board.BoardError as error:
+            raise SystemExit(str(error)) from error
 
     def compile(self, subject: Subject) -> Loaded:
         import onnx
