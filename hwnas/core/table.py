@@ -86,6 +86,23 @@ class CostTable:
         """`costs` of `space.primitives()`, shape (P,): the array that `cost[blocks].sum(1)` indexes."""
         return self.costs(space.primitives(), metric)
 
+    def summable(self, metric: str | None = None) -> tuple[str, ...]:
+        """The columns that add up over the blocks of a network, or `metric` alone.
+
+        Of several columns of one quantity the one that bears its name stands for it, where there is one. Raises
+        `InputError` where `metric` is a peak, which is no sum.
+        """
+        if metric is None:
+            quantities = {column: quantity_of(column) for column in self.metrics}
+            named = {column: column == of.name or of.name not in quantities for column, of in quantities.items()}
+            return tuple(column for column, of in quantities.items() if of.adds and named[column])
+        if metric in self.metrics and not quantity_of(metric).adds:
+            raise InputError(
+                f"{self.name}: {metric} of a network is no sum over its blocks; measure networks whole (hwnas profile "
+                f"--networks N) and fit a predictor to them (hwnas fit-predictor --metric {metric})"
+            )
+        return (metric,)
+
     def merge(self, other: CostTable) -> CostTable:
         """Both tables' rows; raises `TargetMismatchError` for another target, `InputError` for a conflicting cost."""
         self.target.require_same(other.target, other.name)

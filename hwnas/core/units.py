@@ -9,17 +9,20 @@ from hwnas.core.errors import InputError
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a column measures: its name, the unit to print, whether less is better, and whether it is a cost."""
+    """What a column measures: its name, the unit to print, whether less is better, whether it is a cost, and whether
+    the costs of blocks add up to a network's (peaks do not).
+    """
 
     name: str
     unit: str
     lower_is_better: bool = True
     is_cost: bool = True
+    adds: bool = True
 
 
 LATENCY = Quantity("latency_ms", "ms")
 ENERGY = Quantity("energy_mj", "mJ")
-MEMORY = Quantity("memory_mib", "MiB")
+MEMORY = Quantity("memory_mib", "MiB", adds=False)
 THROUGHPUT = Quantity("throughput_ips", "images/s", lower_is_better=False)
 MACS = Quantity("macs_m", "M")
 PARAMS = Quantity("params_m", "M")

@@ -46,9 +46,11 @@ def open_model(
 
 
 def _only_column(table: CostTable, metric: str | None) -> str:
-    if metric is None and len(table.metrics) != 1:
-        raise InputError(f"{table.name} has several columns ({', '.join(table.metrics)}); say which one (--metric)")
-    return metric or table.metrics[0]
+    columns = table.summable(metric)
+    if len(columns) != 1:
+        held = f"several columns ({', '.join(columns)})" if columns else "no column that adds up over blocks"
+        raise InputError(f"{table.name} has {held}; say which one (--metric)")
+    return columns[0]
 
 
 @dataclass(frozen=True)

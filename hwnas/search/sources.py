@@ -146,10 +146,9 @@ def _open_path(text: str, space: SearchSpace) -> list[Source]:
 
 def _cost_table(path: str, column: str, space: SearchSpace) -> list[Source]:
     table = CostTable.load(path)
-    columns = [column] if column else list(table.metrics)
     return [
         additive_source(path, metric, Additive.of_primitives(space, table.vector(space, metric)), table.target)
-        for metric in columns
+        for metric in table.summable(column or None)
     ]
 
 

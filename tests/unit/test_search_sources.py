@@ -16,7 +16,7 @@ import yaml
 from hwnas.core.errors import DomainError, InputError, MissingCostError, ParseError, UnknownNameError
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
-from hwnas.predict import predictors
+from hwnas.predict import predict, predictors
 from hwnas.predict.store import save_predictor
 from hwnas.search import accuracy_source, cost_sources, make_problem
 from hwnas.search.additive import Additive, Factor
@@ -267,6 +267,20 @@ def test_a_cost_table_gives_a_cost_for_each_of_its_metrics(tmp_path: Path) -> No
     np.testing.assert_allclose(costs["energy_mj"].predict(population), 2 * costs["latency_ms"].predict(population))
     assert costs["latency_ms"].target == Target("board", "tvm")
     assert list(cost_sources([f"{path}#energy_mj"], space)) == ["energy_mj"]
+
+
+def test_a_peak_is_no_sum_of_blocks_and_one_column_stands_for_a_quantity(tmp_path: Path) -> None:
+    space = get_space(SMALL)
+    columns = {"latency_ms": 1.0, "energy_mj": 2.0, "above_idle_energy_mj": 1.5, "memory_mib": 3.0}
+    path = cost_table(space, tmp_path / "t.csv", **columns)
+    assert list(cost_sources([str(path)], space)) == ["latency_ms", "energy_mj"]
+    above, total = (cost_sources([f"{path}#{name}energy_mj"], space)["energy_mj"] for name in ("above_idle_", ""))
+    population = space.sample(10, 0)
+    np.testing.assert_allclose(above.predict(population), 0.75 * total.predict(population))
+    with pytest.raises(InputError, match="memory_mib of a network is no sum"):
+        cost_sources([f"{path}#memory_mib"], space)
+    with pytest.raises(InputError, match="memory_mib of a network is no sum"):
+        predict(path, space.sample(2, 0), space=space, metric="memory_mib")
 
 
 def test_costs_of_two_devices_are_named_apart(tmp_path: Path) -> None:
