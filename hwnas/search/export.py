@@ -78,7 +78,7 @@ def compare(network: Network, model: bytes, batch: int) -> float:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(SEED)
-    shapes = [(batch, *shape) for shape in network.graph.inputs]
+    shapes = [(batch, *shape) for shape in network.topology.inputs]
     images = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
     names = [value.name for value in session.get_inputs()]
     found: NDArray[Any] = session.run(None, dict(zip(names, images, strict=True)))[0]

@@ -164,7 +164,7 @@ def build_network(space: SearchSpace, row: Population, supernet: str | Path | No
         from hwnas.train import load_network
 
         trained = load_network(supernet, "cpu")
-        if trained.graph != space.graph(row):
+        if trained.topology != space.graph(row):
             raise InputError(f"{supernet} holds the weights of another network than {space.format(row)}")
         return trained
     opened = open_supernet(supernet)

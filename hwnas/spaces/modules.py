@@ -46,11 +46,14 @@ class PrimitiveModule(nn.Module):
 
 
 class Network(nn.Module):
-    """A whole network: `blocks[i]` computes node i of `graph`."""
+    """A whole network: `blocks[i]` computes node i of `topology`.
+
+    (Not `graph`: PyTorch's TorchScript exporter takes a module's attribute of that name for a graph of its own.)
+    """
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.graph = graph
+        self.topology = graph
         self.blocks = nn.ModuleList(node.primitive.build() for node in graph.nodes)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -58,10 +61,10 @@ class Network(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         values: list[Tensor] = []
-        for node, block in zip(self.graph.nodes, self.blocks, strict=True):
+        for node, block in zip(self.topology.nodes, self.blocks, strict=True):
             values.append(block(*(inputs[-1 - i] if i < 0 else values[i] for i in node.inputs)))
         return values[-1]
 
     def to_onnx(self, batch: int | None = 1) -> bytes:
         """The network with its present weights as a serialised ONNX model; `batch=None` leaves the batch open."""
-        return self.graph.to_onnx(batch, [block.arrays() for block in self.blocks])  # type: ignore[operator]
+        return self.topology.to_onnx(batch, [block.arrays() for block in self.blocks])  # type: ignore[operator]

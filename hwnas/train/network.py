@@ -92,7 +92,7 @@ def _initial(space: SearchSpace, config: NetworkConfig) -> Network:
             raise InputError(f"{config.init}: a super-network of {found.space.spec}, asked is {space.spec}")
         return found.extract(row)
     network = load_network(config.init, "cpu")
-    if network.graph != space.graph(row):
+    if network.topology != space.graph(row):
         raise InputError(f"{config.init}: a network of another architecture than {config.arch}")
     return network
 
@@ -122,7 +122,7 @@ class NetworkPhase(Phase):
         return resolution_of(self._network)
 
     def losses(self, step: int, images: Tensor, labels: Tensor) -> Losses:
-        targets = F.one_hot(labels, self._network.graph.output[0]).float()
+        targets = F.one_hot(labels, self._network.topology.output[0]).float()
         if self.config.mixup:
             rng = self._run.batches.rng(step)
             share = float(rng.beta(self.config.mixup, self.config.mixup))

@@ -120,4 +120,4 @@ def open_data(space: SearchSpace, config: RunConfig) -> DataSet:
 
 def resolution_of(network: Network) -> int:
     """Height and width of the images that `network` was built for."""
-    return network.graph.inputs[0][-1]
+    return network.topology.inputs[0][-1]

@@ -216,7 +216,7 @@ def test_an_exported_model_computes_what_pytorch_does(tmp_path: Path, batch: int
 def test_a_model_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first, second = (SPACE.build(row).eval() for row in SPACE.sample(2, 0))
     assert compare(first, second.to_onnx(1), 1) > 0.01
-    monkeypatch.setattr(type(first), "to_onnx", lambda _self, batch: second.graph.to_onnx(batch))
+    monkeypatch.setattr(type(first), "to_onnx", lambda _self, batch: second.topology.to_onnx(batch))
     with pytest.raises(ClaimFailedError, match="something else than PyTorch"):
         export(archs(1)[0], SPEC, tmp_path / "net.onnx")
     assert not (tmp_path / "net.onnx").exists()

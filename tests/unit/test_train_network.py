@@ -114,7 +114,7 @@ def test_a_trained_network_is_exported_with_its_weights(tmp_path: Path) -> None:
     trained = train_network(settings, tmp_path / "alone")
     space = get_space(settings.space)
     network = build_network(space, space.parse(settings.arch), tmp_path / "alone")
-    images = torch.randn(2, *network.graph.inputs[0])
+    images = torch.randn(2, *network.topology.inputs[0])
     torch.testing.assert_close(network(images), trained.network(images))
     assert export(settings.arch, space, supernet=tmp_path / "alone").difference < 1e-3
     other = space.format(space.choices - 1)

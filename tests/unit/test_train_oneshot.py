@@ -62,7 +62,7 @@ def test_an_extracted_network_gives_the_outputs_it_gave_inside(spec: str) -> Non
     mixed = MixedNetwork(space, seed=1).eval()
     for row in space.sample(2, 0):
         network = mixed.extract(row)
-        images = torch.randn(2, *network.graph.inputs[0])
+        images = torch.randn(2, *network.topology.inputs[0])
         with torch.no_grad():
             torch.testing.assert_close(network(images), mixed(images, row.tolist()), rtol=0, atol=1e-5)
 
