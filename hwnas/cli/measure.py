@@ -102,19 +102,18 @@ def profile_command(
         power_log=power_log,
     )
     reports = [{**run.summary(), **choice.outcome(run, seed)} for run in runs]
-    head = ["run", "primitives", "networks", "steady", "noisy", "failed", "noise (median)"]
-    lines = [
-        [
-            r["run"],
-            *(str(r[key]) for key in ("primitives", "networks", "steady", "noisy", "failed")),
-            "-" if r["noise"] is None else f"{100 * r['noise']['median']:.2f} %",
-        ]
-        for r in reports
-    ]
-    said = [text for report in reports for text in _outcome_lines(report)]
-    said += sorted({f"{name}: unmeasurable: {r['unmeasurable'][name]}" for r in reports
-                    for name in asked if name in r["unmeasurable"]})
-    show({"runs": reports}, "\n".join([str(runs[0].target), columns(head, lines), *said]), as_json)
+    show({"runs": reports}, "\n".join([str(runs[0].target), *_profiled(reports, asked)]), as_json)
+
+
+def _profiled(reports: list[dict[str, Any]], metrics: list[str]) -> list[str]:
+    """What the runs hold, a line a run; then what their choice came to, and which metrics could not be measured."""
+    counts = ("primitives", "networks", "steady", "noisy", "failed")
+    noises = ["-" if r["noise"] is None else f"{100 * r['noise']['median']:.2f} %" for r in reports]
+    rows = [[r["run"], *(str(r[name]) for name in counts), noise] for r, noise in zip(reports, noises, strict=True)]
+    outcomes = [text for report in reports for text in _outcome_lines(report)]
+    reasons = {(name, r["unmeasurable"][name]) for r in reports for name in metrics if name in r["unmeasurable"]}
+    unmeasurable = [f"{name}: unmeasurable: {reason}" for name, reason in sorted(reasons)]
+    return [columns(["run", *counts, "noise (median)"], rows), *outcomes, *unmeasurable]
 
 
 @dataclass(frozen=True)
