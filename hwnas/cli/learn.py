@@ -58,6 +58,8 @@ def _fitted(report: dict[str, Any], out: Path) -> str:
     scored = f"{report['n_test']} test rows" if report["n_test"] else "cross-validation"
     text = [f"{report['model']} fitted to {report['n_train']} networks, scored on {scored}", ""]
     text.append(columns(["model", *_SHOWN], lines))
+    if better := _better_baselines(report):
+        text.append(f"\n{' and '.join(better)} did better on these networks: measure more, or choose it by --model")
     left_out = {"without a value": report["left_out"], "copied from another's measurement": report["copies"]}
     if said := [f"{number} {why}" for why, number in left_out.items() if number]:
         text.append(f"\nrows left out: {', '.join(said)}")
@@ -70,6 +72,16 @@ def _fitted(report: dict[str, Any], out: Path) -> str:
         text += ["", columns(["rows", report["score"]], points)]
         text += [curve["advice"]["text"]] if curve["advice"] else []
     return "\n".join([*text, f"saved to {out}"])
+
+
+def _better_baselines(report: dict[str, Any]) -> list[str]:
+    """The baselines that beat the model by the score that was asked for."""
+    from hwnas.predict.metrics import HIGHER_IS_BETTER
+
+    score, sign = report["score"], 1 if report["score"] in HIGHER_IS_BETTER else -1
+    values = {name: metrics.get(score) for name, metrics in report["baselines"].items()}
+    own = report["metrics"].get(score)
+    return [name for name, value in values.items() if None not in (value, own) and sign * value > sign * own]
 
 
 @app.command("audit")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwnas.cli.shell import Json, Seed, Space, app, columns, finite, show
-from hwnas.core.errors import InputError
+from hwnas.core.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from hwnas.predict.choosers import Aim
@@ -130,6 +130,10 @@ class Choice:
     @classmethod
     def of(cls, spec: str, networks: int, select: str, tables: list[Path], until: str | None, seed: int) -> Choice:
         """Raises `InputError` for options that do not go together."""
+        from hwnas.profile.run import selections
+
+        if select != TRANSFER and select not in selections:
+            raise UnknownNameError("selection", select, [*selections, TRANSFER])
         if (select == TRANSFER) != bool(tables):
             raise InputError("--select transfer and --transfer-from TABLE go together: give both or neither")
         if until is None and select != TRANSFER:
@@ -167,16 +171,19 @@ class Choice:
 
         space = get_space(self.space)
         if self.aim is not None:
-            return {"until": self.aim.report(choosers.progress_in(run, space, self.aim))}
+            return {"until": self.aim.report(choosers.progress_in(run, space, self.aim), run.networks().num_rows)}
         expected = choosers.expected_of_transfer(space, self.tables, self.networks, seed)
         return {"expected": {name: finite(value) for name, value in expected.items()}}
 
 
 def _outcome_lines(report: dict[str, Any]) -> list[str]:
+    from hwnas.predict.choosers import LEAST_NETWORKS
+
     lines = []
     if until := report.get("until"):
         shown = "-" if until["value"] is None else f"{until['value']:.4g} (surely {until['surely']:.4g})"
-        state = "met" if until["met"] else "not met; more --networks may help"
+        more = "more --networks may help" if until["n"] >= LEAST_NETWORKS else f"it takes {LEAST_NETWORKS} to say"
+        state = "met" if until["met"] else f"not met; {more}"
         lines.append(f"{until['score']} {shown} after {until['n']} networks; {until['aim']:g} is asked for: {state}")
     if (expected := report.get("expected")) and None not in expected.values():
         lines.append(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from inspect import isclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -42,6 +43,16 @@ def parse_config(values: dict[str, object], model: type[C], where: str) -> C:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            unknown = UnknownNameError("key", key, model.model_fields)
-            raise InputError(f"{where}: {unknown}") from error
+            *within, name = map(str, first["loc"])
+            unknown = UnknownNameError("key", name, _keys(model, within))
+            raise InputError(": ".join([where, *within, str(unknown)])) from error
         raise InputError(f"{where}: {key}: {first['msg'].lower()} (got {first.get('input')!r})") from error
+
+
+def _keys(model: type[BaseModel], within: list[str]) -> list[str]:
+    """The keys of `model`, or of the configuration that stands in it under the keys `within`."""
+    for key in within:
+        field = model.model_fields.get(key)
+        kinds = [field.annotation, *get_args(field.annotation)] if field else []
+        model = next((kind for kind in kinds if isclass(kind) and issubclass(kind, BaseModel)), model)
+    return list(model.model_fields)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError
+from hwnas.core.progress import say
 from hwnas.predict.active import Progress, next_to_measure, progress_of, unmeasured
 from hwnas.predict.data import NETWORKS, Measurements
 from hwnas.predict.intervals import genotype_groups
@@ -21,6 +22,7 @@ from hwnas.profile.run import METRIC, Chooser
 from hwnas.spaces import SearchSpace
 
 FIRST_NETWORKS = 20
+LEAST_NETWORKS = 10
 GROWTH = 0.2
 FEWEST_AT_ONCE = 5
 
@@ -35,8 +37,8 @@ class Aim:
     @classmethod
     def parse(cls, text: str) -> Aim:
         """`within_10=0.95`, `mape=2`, ...; raises `InputError` for an unknown score or a value it cannot have."""
-        name, _, value = text.partition("=")
-        if name not in SCORES:
+        name, equals, value = text.partition("=")
+        if not equals or name not in SCORES:
             raise InputError(f"--until {text!r}: write SCORE=VALUE with a score of {', '.join(SCORES)}")
         try:
             number = float(value)
@@ -55,9 +57,9 @@ class Aim:
             return False
         return progress.surely >= self.value if self.name in HIGHER_IS_BETTER else progress.surely <= self.value
 
-    def report(self, progress: Progress | None) -> dict[str, Any]:
-        """What is asked and where it stands, as JSON."""
-        reached = progress.to_json() if progress else {"value": None, "surely": None, "n": 0}
+    def report(self, progress: Progress | None, networks: int) -> dict[str, Any]:
+        """What is asked and where it stands after that many networks, as JSON."""
+        reached = progress.to_json() if progress else {"value": None, "surely": None, "n": networks}
         return {"score": self.name, "aim": self.value, "met": self.met_by(progress), **reached}
 
 
@@ -81,12 +83,13 @@ def until(space: SearchSpace, aim: Aim, seed: int = 0) -> Chooser:
 def progress_in(run: Run, space: SearchSpace, aim: Aim) -> Progress | None:
     """How near the networks measured in `run` have come to `aim`; None while they are too few to say."""
     _, data = measured_in(run, space)
-    return progress_of(data, aim.name, run.table()) if len(data) >= FIRST_NETWORKS // 2 else None
+    return progress_of(data, aim.name, run.table()) if len(data) >= LEAST_NETWORKS else None
 
 
 def for_transfer(space: SearchSpace, tables: Sequence[str | Path], seed: int = 0) -> Chooser:
     """A chooser of the networks that tell most of a device beside other devices' `tables`, which are read at once."""
     sources = read_sources(tables, space, METRIC, seed)
+    say("choosing the networks that tell most, by what other devices took for them")
 
     def choose(run: Run, most: int) -> NDArray[np.int16]:
         tried, _ = measured_in(run, space)
@@ -102,6 +105,7 @@ def expected_of_transfer(
 ) -> dict[str, float]:
     """MAPE (percent) and Spearman correlation that `networks` measurements reached on the devices of `tables`."""
     sources = read_sources(tables, space, METRIC, seed)
+    say("asking each device of the tables what so many measurements would have told of it")
     return expected_accuracy(Transfer(space, metric=METRIC).learn_sources(sources), sources, networks, seed)
 
 

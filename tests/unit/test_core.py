@@ -34,15 +34,21 @@ def test_quantities_are_read_from_suffixes() -> None:
         quantity_of("latency")
 
 
+class Part(Config):
+    path: str = ""
+
+
 class Example(Config):
     epochs: int = 3
     space: str
+    part: Part | None = None
 
 
 def test_configuration_faults_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     for text, message in (
         ("epoch: 4\nspace: fbnet", "did you mean 'epochs'"),
+        ("space: a\npart: {paht: b}", "part: unknown key 'paht': did you mean 'path'"),
         ("epochs: many\nspace: a", "epochs"),
         ("epochs: 3", "space"),
         ("a: [", "not readable as YAML"),

@@ -68,7 +68,9 @@ def test_until_asks_for_new_networks_and_stops_when_the_aim_is_surely_met(tmp_pa
 def test_few_networks_are_no_proof(tmp_path: Path) -> None:
     aim = Aim.parse("within_10=0.5")
     assert progress_in(run_with(tmp_path, SPACE.sample(4, 0)), SPACE, aim) is None
-    assert not aim.met_by(None) and aim.report(None)["met"] is False
+    assert not aim.met_by(None)
+    nothing = {"met": False, "value": None, "surely": None, "n": 4}
+    assert aim.report(None, 4) == {"score": "within_10", "aim": 0.5, **nothing}
 
 
 def test_aims_of_errors_are_upper_limits() -> None:
@@ -90,6 +92,8 @@ def test_transfer_picks_the_same_networks_however_often_it_is_cut_off(tmp_path: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--select", "foo", "--networks", "5"], "known are random, transfer"),
+        (["--until", "mape"], "write SCORE=VALUE"),
         (["--until", "within_10=7"], "within_10 is a number above 0 and at most 1"),
         (["--select", "transfer", "--networks", "5"], "go together"),
         (["--transfer-from", "x.parquet"], "go together"),
