@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from hwnas.cli.shell import run as hwnas
@@ -24,6 +23,8 @@ from hwnas.search.reach import reachable
 from hwnas.search.sources import count
 from hwnas.spaces import get_space
 from hwnas.train import OneShotConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SPEC = "nasbench-macro:resolution=8"
 SPACE = get_space(SPEC)
@@ -246,8 +247,3 @@ def test_a_search_that_is_killed_goes_on_where_it_stood(tmp_path: Path) -> None:
     assert first["best"]["arch"] == second["best"]["arch"]
     assert first["best"]["accuracy"] == second["best"]["accuracy"]
     assert first["accuracy_model"] == second["accuracy_model"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)

@@ -1,7 +1,6 @@
 """The mixed network, expected costs, and FBNet's training of weights and choices."""
 
 import json
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -23,13 +22,7 @@ from hwnas.train.oneshot import CostTerm, train_one_shot
 SPACE = "nasbench-macro:resolution=8"
 SPACES = [SPACE, "fbnet:variant=cifar,width=0.1,resolution=8,num_classes=10,head=16", "fbnet:resolution=32,width=0.2"]
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(**changes: object) -> OneShotConfig:
