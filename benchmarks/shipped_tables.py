@@ -1,7 +1,7 @@
 """Measure the latency tables that ship in assets/latency_tables: five spaces, each runtime, one and two threads.
 
     python benchmarks/shipped_tables.py --device-name xeon-2core --work DIR [--runtime onnxruntime --runtime torch]
-        [--threads 1 --threads 2] [--space SPEC ...] [--device cpu]
+        [--threads 1 --threads 2] [--space SPEC ...] [--device cpu] [--trials 16]
 
 Run folders stay in DIR, so that the same command goes on where an interrupted one stopped; a table is copied when its
 run is whole. Files are named DEVICE_RUNTIME_PRECISION_bBATCH_tTHREADS_SPACE.
@@ -34,12 +34,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, action="append")
     parser.add_argument("--space", choices=list(SPACES), action="append")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--trials", type=int, default=0, help="schedules to try for each kernel (TVM)")
     options = parser.parse_args()
     for runtime in options.runtime or ["onnxruntime", "torch"]:
         for threads in options.threads or [1, 2]:
             for name in options.space or SPACES:
-                settings = Settings(options.device, threads=threads)
-                work = options.work / f"{runtime}_{options.device}_t{threads}_{name}"
+                settings = Settings(options.device, threads=threads, trials=options.trials)
+                tuned = f"_{options.trials}-trials" if options.trials else ""
+                work = options.work / f"{runtime}_{options.device}_t{threads}{tuned}_{name}"
                 run = profile(get_space(SPACES[name]), work, runtime=runtime, settings=settings, effort=Effort())
                 print(ship(run, options.device_name, name), flush=True)
 

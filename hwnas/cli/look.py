@@ -50,11 +50,10 @@ def spaces_command(
 @tables_app.command("list")
 def tables_list(as_json: Json = False) -> None:
     """The measured tables that ship with hwnas."""
-    from hwnas.core.files import data_folder
-    from hwnas.core.table import CostTable
+    from hwnas.core.table import CostTable, shipped_tables
 
-    with data_folder("assets") as assets:
-        tables = [CostTable.load(path) for path in sorted((assets / "latency_tables").glob("*.csv"))]
+    with shipped_tables() as files:
+        tables = [CostTable.load(path) for path in files]
     rows = [
         {"path": t.name, "target": t.target.to_json(), "primitives": len(t.rows), "metrics": list(t.metrics)}
         for t in tables
@@ -69,7 +68,8 @@ def tables_list(as_json: Json = False) -> None:
 
 @tables_app.command("show")
 def tables_show(
-    table: Annotated[Path, typer.Argument(help="TABLE.csv or a run folder")], as_json: Json = False
+    table: Annotated[Path, typer.Argument(help="TABLE.csv, a run folder, or a name of tables list")],
+    as_json: Json = False,
 ) -> None:
     """A table's target, metrics and rows."""
     from hwnas.core.table import CostTable

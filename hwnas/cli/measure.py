@@ -82,7 +82,7 @@ def profile_command(
         return
     if out is None or emit is not None or target is not None:
         raise InputError(f"--device {device} is measured here: give --out, and neither --emit nor --target")
-    asked = [*metrics.split(","), *(["energy_mj"] if power_log else [])]
+    asked = [*filter(None, map(str.strip, metrics.split(","))), *(["energy_mj"] if power_log else [])]
     runs = profile_batches(
         space,
         out,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hwnas.core.errors import HwnasError, InputError
+from hwnas.core.progress import is_first_process
 
 INTERRUPTED = 130
 
@@ -72,8 +73,9 @@ def _usage(error: Any) -> str:
 
 
 def show(report: Any, text: str, as_json: bool) -> None:
-    """The result of a command: JSON for a program, or lines for a person."""
-    print(json.dumps(report, allow_nan=False, ensure_ascii=False) if as_json else text)
+    """The result of a command: JSON for a program, or lines for a person; said by the first process alone."""
+    if is_first_process():
+        print(json.dumps(report, allow_nan=False, ensure_ascii=False) if as_json else text)
 
 
 def columns(head: list[str], rows: list[list[str]]) -> str:

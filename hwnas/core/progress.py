@@ -1,10 +1,12 @@
 """The one progress bar: on standard error, with an estimate of what is left.
 
 On a terminal it is a bar that moves; elsewhere (a log, a pipe) it is a line now and then, so that a log stays readable.
+Of several processes that torchrun started the first one alone speaks.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -44,7 +46,7 @@ class Task:
             self._bar.update(self._id, completed=done, description=f"{self.title} {note}".strip())
             return
         now = time.monotonic()
-        if now - self._logged >= LOG_EVERY_S:
+        if now - self._logged >= LOG_EVERY_S and is_first_process():
             self._logged = now
             left = (now - self._started) * (self.total - done) / done if done else float("nan")
             print(f"{self.title}: {done:g} of {self.total:g} {note}, about {left:.0f} s left", file=sys.stderr)
@@ -53,7 +55,7 @@ class Task:
 @contextmanager
 def progress(title: str, total: float) -> Iterator[Task]:
     """Show progress of `total` steps of work called `title` while the block runs."""
-    if not console.is_terminal:
+    if not (console.is_terminal and is_first_process()):
         yield Task(title, total, None)
         return
     columns = (
@@ -70,4 +72,10 @@ def progress(title: str, total: float) -> Iterator[Task]:
 
 def say(text: str) -> None:
     """One line for a person, on standard error, where it never mixes with `--json`."""
-    console.print(text, markup=False, soft_wrap=True)
+    if is_first_process():
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def is_first_process() -> bool:
+    """Whether this is the first, or the only one, of the processes that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError, MissingCostError, ParseError
-from hwnas.core.files import read_json, read_text, write_json, write_text
+from hwnas.core.files import data_folder, read_json, read_text, write_json, write_text
 from hwnas.core.target import Target
 from hwnas.core.units import quantity_of
 
@@ -137,8 +138,16 @@ class CostTable:
 
     @classmethod
     def load(cls, path: str | Path) -> CostTable:
-        """Read a table; raises `ParseError` with the file and line of the first cell that cannot be trusted."""
-        path = _csv_path(path)
+        """Read a table from its CSV file, from a run folder, or one that ships with hwnas by its name.
+
+        Raises `InputError` where there is none, `ParseError` with the file and line of the first cell that cannot be
+        trusted.
+        """
+        with _found(Path(path)) as file:
+            return cls._read(file)
+
+    @classmethod
+    def _read(cls, path: Path) -> CostTable:
         text = read_text(path, "cost table")
         manifest = read_json(path.with_suffix(".json"), "cost table manifest")
         if manifest.get("kind") != "cost_table" or manifest.get("schema") != SCHEMA:
@@ -152,6 +161,29 @@ class CostTable:
 
 
 _MISSING = Cost(math.nan)
+
+
+@contextmanager
+def shipped_tables() -> Iterator[list[Path]]:
+    """The CSV files of the tables that ship with hwnas, by name."""
+    with data_folder("assets") as assets:
+        yield sorted((assets / "latency_tables").glob("*.csv"))
+
+
+@contextmanager
+def _found(path: Path) -> Iterator[Path]:
+    """The CSV file that is meant by `path`."""
+    if path.exists():
+        yield _csv_path(path)
+        return
+    with shipped_tables() as shipped:
+        file = next((file for file in shipped if str(path) in (file.name, file.stem)), None)
+        if file is None:
+            raise InputError(
+                f"no cost table at {path}: give a .csv file with its .json manifest beside it, the folder of a run, or "
+                "the name of one that hwnas tables list shows"
+            )
+        yield file
 
 
 def _csv_path(path: str | Path) -> Path:

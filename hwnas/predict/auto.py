@@ -14,13 +14,14 @@ from hwnas.core.progress import progress
 from hwnas.core.table import CostTable
 from hwnas.predict.base import Array, Predictor, check_learnable, predictors
 from hwnas.predict.data import Measurements
-from hwnas.predict.intervals import Calibration, cross_fit, folds_of
+from hwnas.predict.intervals import Calibration, cross_fit, folds_of, left_to_learn
 from hwnas.predict.metrics import loss, score
 from hwnas.predict.transfer import Transfer
 
 Options = dict[str, Any]
+Rows = NDArray[np.bool_] | slice
 
-FEW, SOME, MANY = 40, 80, 200
+FEW, SOME, MANY, STEEP = 40, 80, 200, 2000
 FOLDS, FOLDS_OF_FEW = 5, 10
 STEPS = 12
 LEAST_WEIGHT = 0.1
@@ -28,6 +29,7 @@ LEAST_GAIN = 0.005
 MOST_ROWS = 6000
 ROWS_A_CHOICE = 4
 ROBUST = {"loss": "tukey"}
+ALL = slice(None)
 ROBUST_SCORES = ("mape", "medape", "within_5", "within_10")
 
 
@@ -95,27 +97,70 @@ def choose(
     if transfer is not None and len(data) < FEW:
         return _fitted(transfer.clone(), data)
     fold = folds_of(data.groups, min(FOLDS_OF_FEW if len(data) < FEW else FOLDS, len(np.unique(data.groups))), seed)
-    candidates = _compare(data, table, score_name, fold)
-    if transfer is not None:
-        left_out = transfer.cross_predict(data.population, data.values, fold)
-        candidates.append(Candidate(transfer.name, {}, left_out))
-    forward = predictors.get("flops")(data.space, metric=data.metric)
-    forward.fit(data.population, data.values)
-    targets = np.stack([forward._forward(candidate.predicted) for candidate in candidates])
-    mixable = np.array([predictors.get(c.kind).learns and c.kind != Transfer.name for c in candidates])
-    honest = np.empty(len(data))
+    candidates = _compare(data, table, score_name, fold, transfer)
+    blend = _Blend.of(candidates, data, score_name)
+    weights, honest = blend.weights(), np.empty(len(data))
     for part in np.unique(fold):
         rest = fold != part
-        weights = _mixture(targets[:, rest], data.values[rest], score_name, forward, mixable)
-        honest[~rest] = forward._backward(weights @ targets[:, ~rest])
-    weights = _mixture(targets, data.values, score_name, forward, mixable)
-    if transfer is not None and weights[-1] > 0:
-        model: Predictor = transfer.clone()
-    else:
-        model = _mixed(candidates, weights, data, table)
+        honest[~rest] = blend.predicted(blend.weights(rest), ~rest)
+    transfers = transfer is not None and weights[-1] > 0
+    model = transfer.clone() if transfer and transfers else _mixed(candidates, weights, data, table)
     model.fit(data.population, data.values)
     model.calibration = Calibration.of(data.values, honest)
+    if SOME <= len(data) <= STEEP:
+        known = data.population, data.values, data.groups
+        model.calibration = model.calibration.scaled(left_to_learn(model, *known, fold, blend.predicted(weights)))
     return Choice(model, _report(candidates, weights, data, score_name), honest)
+
+
+@dataclass(frozen=True)
+class _Blend:
+    """Mixtures of candidates, averaged as they are learnt: a throughput as the time of an image.
+
+    Attributes:
+        targets: (candidates, n) out-of-fold predictions, transformed by `forward`.
+        mixable: (candidates,) which of them can be averaged.
+    """
+
+    targets: Array
+    values: Array
+    score: str
+    forward: Predictor
+    mixable: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, candidates: Sequence[Candidate], data: Measurements, score_name: str) -> _Blend:
+        forward = predictors.get("flops")(data.space, metric=data.metric)
+        forward.fit(data.population, data.values)
+        targets = np.stack([forward._forward(candidate.predicted) for candidate in candidates])
+        mixable = np.array([predictors.get(c.kind).learns and c.kind != Transfer.name for c in candidates])
+        return cls(targets, data.values, score_name, forward, mixable)
+
+    def predicted(self, weights: Array, rows: Rows = ALL) -> Array:
+        """The mixture's out-of-fold predictions of some rows."""
+        return self.forward._backward(weights @ self.targets[:, rows])
+
+    def weights(self, rows: Rows = ALL) -> Array:
+        """Those, (candidates,), with the least loss on `rows`; a single candidate unless a mixture is better."""
+        targets, values = self.targets[:, rows], self.values[rows]
+
+        def error(target: Array) -> float:
+            return loss(self.score, values, self.forward._backward(target))
+
+        alone = np.array([error(target) for target in targets])
+        counts = np.zeros(len(targets))
+        best = int(np.argmin(alone))
+        counts[best] = 1
+        if not self.mixable[best]:
+            return counts
+        for step in range(1, STEPS):
+            tried = [error((counts @ targets + target) / (step + 1)) for target in targets]
+            counts[int(np.argmin(np.where(self.mixable, tried, np.inf)))] += 1
+        weights: Array = np.where(counts / counts.sum() < LEAST_WEIGHT, 0.0, counts)
+        weights = weights / weights.sum()
+        if error(weights @ targets) < alone[best] * (1 - LEAST_GAIN):
+            return weights
+        return np.asarray(np.eye(len(targets))[best])
 
 
 def _report(candidates: Sequence[Candidate], weights: Array, data: Measurements, name: str) -> list[dict[str, Any]]:
@@ -130,28 +175,6 @@ def _report(candidates: Sequence[Candidate], weights: Array, data: Measurements,
     ]
 
 
-def _mixture(targets: Array, values: Array, name: str, forward: Predictor, mixable: NDArray[np.bool_]) -> Array:
-    """Weights, (candidates,), of the mixture with the least loss; a single candidate unless a mixture is better."""
-
-    def error(target: Array) -> float:
-        return loss(name, values, forward._backward(target))
-
-    alone = np.array([error(target) for target in targets])
-    counts = np.zeros(len(targets))
-    best = int(np.argmin(alone))
-    counts[best] = 1
-    if not mixable[best]:
-        return counts
-    for step in range(1, STEPS):
-        tried = [error((counts @ targets + target) / (step + 1)) for target in targets]
-        counts[int(np.argmin(np.where(mixable, tried, np.inf)))] += 1
-    weights: Array = np.where(counts / counts.sum() < LEAST_WEIGHT, 0.0, counts)
-    weights = weights / weights.sum()
-    if error(weights @ targets) < alone[best] * (1 - LEAST_GAIN):
-        return weights
-    return np.asarray(np.eye(len(targets))[best])
-
-
 def _mixed(candidates: Sequence[Candidate], weights: Array, data: Measurements, table: CostTable | None) -> Predictor:
     chosen = [(c.kind, c.options, float(w)) for c, w in zip(candidates, weights, strict=True) if w > 0]
     if len(chosen) == 1:
@@ -160,8 +183,13 @@ def _mixed(candidates: Sequence[Candidate], weights: Array, data: Measurements, 
     return predictors.get("ensemble")(data.space, table, metric=data.metric, members=tuple(chosen))
 
 
-def _compare(data: Measurements, table: CostTable | None, score_name: str, fold: NDArray[np.int64]) -> list[Candidate]:
-    """Out-of-fold predictions of all that is worth trying; robust losses only where a cheap model gains by one."""
+def _compare(
+    data: Measurements, table: CostTable | None, score_name: str, fold: NDArray[np.int64], transfer: Transfer | None
+) -> list[Candidate]:
+    """Out-of-fold predictions of all that is worth trying; robust losses only where a cheap model gains by one.
+
+    `transfer` is the last one where it is given.
+    """
     done: list[Candidate] = []
 
     def run(wanted: Sequence[tuple[str, Options]]) -> None:
@@ -179,6 +207,9 @@ def _compare(data: Measurements, table: CostTable | None, score_name: str, fold:
         plain = next(c for c in done if c.kind == "physical")
         robust = loss(score_name, data.values, done[-1].predicted) < loss(score_name, data.values, plain.predicted)
     run(_dear(data, robust))
+    if transfer is not None:
+        left_out = transfer.cross_predict(data.population, data.values, fold)
+        done.append(Candidate(transfer.name, {}, left_out))
     return done
 
 

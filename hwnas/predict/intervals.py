@@ -8,7 +8,7 @@ where that surely has the better interval score on the calibration rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-FOLDS = 5
-SURELY = 1.0
+FOLDS, FEWER_FOLDS = 5, 3
+SURELY, VERY_SURELY = 1.0, 2.0
 FEWEST_TO_TELL = 20
 POWERS = (0.5, 1.0)
 
@@ -59,6 +59,10 @@ class Calibration:
             if surely < least:
                 best, least = made, surely
         return best
+
+    def scaled(self, factor: float) -> Calibration:
+        """The same with errors of `factor` times the size."""
+        return replace(self, residuals=self.residuals * factor)
 
     def width(self, coverage: float) -> float:
         """Half the width at `centre`.
@@ -118,3 +122,29 @@ def cross_fit(
     """Predictions, (n,), each by a model of this kind that was fitted without the row's fold."""
     groups = genotype_groups(population) if groups is None else groups
     return model.cross_predict(population, values, folds_of(groups, min(folds, len(np.unique(groups))), seed))
+
+
+def left_to_learn(
+    model: Predictor,
+    population: NDArray[np.int16],
+    values: Array,
+    groups: NDArray[Any],
+    fold: NDArray[np.int64],
+    predicted: Array,
+) -> float:
+    """Errors of a model of all rows over those of `predicted`, by models that lack a `fold` each: surely at most this.
+
+    The folds' models learnt from fewer rows. Errors fall as a power of the rows (Hestness et al., 2017); the power is
+    taken from models of this kind that learnt from still fewer, less two standard errors, so that it is 0, and this 1,
+    where the curve is flat or too few rows tell.
+    """
+    fewer_folds = folds_of(groups, FEWER_FOLDS)
+    fewer = np.abs(values - model.cross_predict(population, values, fewer_folds))
+    errors = np.abs(values - predicted)
+    more = fewer - errors
+    surely = float(more.mean() - VERY_SURELY * more.std() / np.sqrt(len(more)))
+    if surely <= 0:
+        return 1.0
+    share, fewer_share = 1 - 1 / len(np.unique(fold)), 1 - 1 / FEWER_FOLDS
+    power = np.log1p(surely / errors.mean()) / np.log(share / fewer_share)
+    return float(share**power)

@@ -39,7 +39,10 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
             f"{folder} holds a damaged document ({type(error).__name__}: {error}); make it again"
         ) from error
     if not sections:
-        raise InputError(f"{folder} holds no profiling run, predictor, super-network or search; give the folder of one")
+        raise InputError(
+            f"{folder} holds no finished profiling run, predictor, super-network or search: give the folder of one, "
+            "or repeat the command that was to make it"
+        )
     seen = Counter[str]()
     for index, section in enumerate(sections):
         seen[section.name] += 1

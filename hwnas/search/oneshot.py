@@ -13,7 +13,7 @@ import numpy as np
 
 from hwnas.core.errors import InputError
 from hwnas.core.files import check_folder
-from hwnas.core.progress import say
+from hwnas.core.progress import is_first_process, say
 from hwnas.search import joints
 from hwnas.search.algorithm import objectives
 from hwnas.search.certified import MEASURED
@@ -54,7 +54,8 @@ def one_shot_search(
 
     The training pulls the expected cost to the budget; the last step is exact: of all architectures within the budget
     and within 3 % of it, the most probable ones are evaluated, and the most accurate of them wins. Arguments as of
-    `hwnas.search.search`. Raises `InfeasibleBudgetError` before any training where no architecture keeps the budgets.
+    `hwnas.search.search`. Under torchrun all processes train and the first one alone measures and writes. Raises
+    `InfeasibleBudgetError` before any training where no architecture keeps the budgets.
     """
     check_folder(out)
     folder = str(Path(out).resolve())
@@ -69,6 +70,8 @@ def one_shot_search(
     exact = Remembering(supernet.accuracy, len(problem.space.genes))
     problem = replace(problem, accuracy=replace(problem.accuracy, predict=exact, asked=exact.asked))
     choose = _Chooser(config, ranges, supernet, started)
+    if not is_first_process():
+        return choose(problem)[0]
     return finish(problem, choose, measured=measured, store=store, seed=config.seed, out=out)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hwnas.core.errors import UnavailableError
+from hwnas.core.errors import InputError, UnavailableError
 from hwnas.train.data import Augmentation, DataSet, Images
 
 ON_DEVICE_BYTES = 4 << 30
@@ -90,14 +90,19 @@ class Batches:
     """Training batches of a data set; `at(step, resolution)` gives images (n, 3, r, r) and labels (n,).
 
     `rank` and `world` share each step's images out between processes: every image once an epoch, whole batches only.
+    Raises `InputError` where the data set has fewer images than one step takes.
     """
 
     def __init__(
         self, data: DataSet, batch: int, seed: int, device: torch.device, rank: int = 0, world: int = 1
     ) -> None:
         self.how, self.seed, self.rank, self.world = data.augmentation, seed, rank, world
-        self.batch = max(2, min(batch, len(data.train) // world))
-        self.steps_per_epoch = max(1, len(data.train) // (self.batch * world))
+        if batch * world > len(data.train):
+            raise InputError(
+                f"batch is {batch}{f' in each of {world} processes' if world > 1 else ''}, but {data.source} leaves "
+                f"{len(data.train)} images to train on: set batch to {len(data.train) // world} or less"
+            )
+        self.batch, self.steps_per_epoch = batch, len(data.train) // (batch * world)
         self._images, self._device = data.train, device
         self._normalise = Normaliser(data, device)
         self._resident: Tensor | None = None

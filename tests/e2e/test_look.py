@@ -52,12 +52,22 @@ def test_tables_show_diff_merge(table: CostTable, tmp_path: Path) -> None:
     assert CostTable.load(tmp_path / "c.csv").rows == table.rows
 
 
+def test_a_shipped_table_is_known_by_its_name() -> None:
+    listed = json.loads(hwnas("tables", "list", "--json").stdout)["tables"]
+    path = Path(listed[0]["path"])
+    by_path = json.loads(hwnas("tables", "show", str(path), "--json").stdout)
+    for name in (path.name, path.stem):
+        assert json.loads(hwnas("tables", "show", name, "--json").stdout) == by_path
+    assert len(by_path["rows"]) == listed[0]["primitives"] > 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("spaces", "fbnett"),
         ("spaces", "--jsn"),
         ("space",),
+        ("tables", "show", "nowhere"),
         ("tables", "show", "nowhere.csv"),
         ("tables", "show", "pyproject.toml"),
         ("profile", "--out", "x"),

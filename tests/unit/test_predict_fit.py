@@ -4,18 +4,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import ArrayLike, NDArray
 
 from hwnas.core.errors import DomainError, InputError, UnknownNameError
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
 from hwnas.predict import fit_predictor, load_predictor, predict, predict_file, read_measurements
+from hwnas.predict.base import Predictor
 from hwnas.predict.evaluation import noise_floor, split
-from hwnas.predict.intervals import Calibration
+from hwnas.predict.intervals import Calibration, folds_of, left_to_learn
 from hwnas.spaces import SearchSpace, get_space
 
 METRICS = {
@@ -248,6 +251,30 @@ def test_intervals_are_constant_unless_another_width_is_surely_better() -> None:
     assert Calibration.of(growing, predicted).power > 0
     assert Calibration.of(growing, predicted, powers=()).power == 0
     assert Calibration.of(growing[:5], predicted[:5]).width(0.9) > np.abs(growing - predicted)[:5].max()
+
+
+class Learns:
+    """Errs by a noise times a power of the share of rows that it learnt from."""
+
+    def __init__(self, power: float) -> None:
+        self.power, self.noise = power, np.random.default_rng(0).normal(size=400)
+
+    def cross_predict(self, genotypes: ArrayLike, y: ArrayLike, fold: NDArray[np.int64]) -> NDArray[np.float64]:
+        share = 1 - 1 / len(np.unique(fold))
+        return np.asarray(y) + self.noise * share**-self.power
+
+
+@pytest.mark.parametrize(("power", "expected"), [(0.0, 1.0), (0.4, 0.8**0.4)])
+def test_errors_of_all_rows_are_expected_below_those_of_the_folds_where_the_curve_is_steep(
+    power: float, expected: float
+) -> None:
+    model, groups, values = cast(Predictor, Learns(power)), np.arange(400), np.full(400, 5.0)
+    fold, population = folds_of(groups, 5), np.zeros((400, 1), dtype=np.int16)
+    predicted = model.cross_predict(population, values, fold)
+    left = left_to_learn(model, population, values, groups, fold, predicted)
+    assert expected <= left < expected + 0.02
+    made = Calibration.of(values, predicted)
+    np.testing.assert_allclose(made.scaled(left).width(0.9), left * made.width(0.9))
 
 
 def test_table_of_another_target_is_refused(tmp_path: Path, source: Path, space: SearchSpace) -> None:

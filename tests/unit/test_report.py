@@ -80,7 +80,7 @@ def test_certificates_show_budget_prediction_and_interval() -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no profiling run"):
+    with pytest.raises(InputError, match="holds no finished profiling run"):
         write_report(tmp_path)
     with pytest.raises(InputError, match="no folder"):
         write_report(tmp_path / "nowhere")

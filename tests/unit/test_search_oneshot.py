@@ -247,3 +247,14 @@ def test_a_search_that_is_killed_goes_on_where_it_stood(tmp_path: Path) -> None:
     assert first["best"]["arch"] == second["best"]["arch"]
     assert first["best"]["accuracy"] == second["best"]["accuracy"]
     assert first["accuracy_model"] == second["accuracy_model"]
+
+
+def test_two_processes_train_and_the_first_one_writes(tmp_path: Path) -> None:
+    path = settings_file(tmp_path, batch=4)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    search = ["-m", "--", "hwnas", "search", "--config", str(path), "--max", "macs_m=4", "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, *search], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "search.json").read_text())["best"]
+    assert found["costs"]["macs_m"] <= 4
+    assert done.stdout.count(found["arch"]) == 1

@@ -279,6 +279,14 @@ def test_an_epoch_shows_every_image_once_to_one_process() -> None:
     assert len(np.unique(seen)) == len(seen) and len(seen) > len(data.train) - 32
 
 
+def test_a_batch_of_more_images_than_there_are_is_refused() -> None:
+    data = load("digits", 10)
+    with pytest.raises(InputError, match=f"leaves {len(data.train)} images to train on: set batch to"):
+        Batches(data, len(data.train) + 1, 0, torch.device("cpu"))
+    with pytest.raises(InputError, match="in each of 2 processes"):
+        Batches(data, len(data.train), 0, torch.device("cpu"), 1, 2)
+
+
 def test_pixels_reach_the_device_unchanged() -> None:
     pixels = rng.integers(0, 255, (2, 4, 4, 3), dtype=np.uint8)
     moved = to_device(torch.from_numpy(pixels), torch.device("cpu"))
