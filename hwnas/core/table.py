@@ -163,6 +163,11 @@ class CostTable:
 _MISSING = Cost(math.nan)
 
 
+def is_table(path: str | Path) -> bool:
+    """Whether `path` names what `CostTable.load` reads: a CSV file, here or shipped, or the folder of a run."""
+    return Path(path).suffix == ".csv" or (Path(path) / "table.csv").is_file()
+
+
 @contextmanager
 def shipped_tables() -> Iterator[list[Path]]:
     """The CSV files of the tables that ship with hwnas, by name."""
@@ -177,7 +182,7 @@ def _found(path: Path) -> Iterator[Path]:
         yield _csv_path(path)
         return
     with shipped_tables() as shipped:
-        file = next((file for file in shipped if str(path) in (file.name, file.stem)), None)
+        file = next((file for file in shipped if str(path) == file.name), None)
         if file is None:
             raise InputError(
                 f"no cost table at {path}: give a .csv file with its .json manifest beside it, the folder of a run, or "

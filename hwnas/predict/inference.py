@@ -11,7 +11,7 @@ import numpy as np
 
 from hwnas.core.errors import InputError, MissingCostError
 from hwnas.core.files import replacing
-from hwnas.core.table import CostTable
+from hwnas.core.table import CostTable, is_table
 from hwnas.predict.base import Array, Predictor, predictors, table_column
 from hwnas.predict.data import open_table
 from hwnas.predict.store import load_predictor
@@ -33,7 +33,7 @@ def open_model(
     if isinstance(model, Predictor):
         return model
     path = Path(model)
-    if (path / "model.json").is_file() or not (path.suffix == ".csv" or (path / "table.csv").is_file()):
+    if (path / "model.json").is_file() or not is_table(path):
         return load_predictor(path)
     table = CostTable.load(path)
     spaces = table.manifest.get("spaces", [])

@@ -19,6 +19,7 @@ from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 
 from hwnas.core.errors import InputError
+from hwnas.core.progress import progress
 from hwnas.core.units import THROUGHPUT, quantity_of
 from hwnas.predict.base import Array, Arrays, Predictor, register
 from hwnas.predict.data import column_names, parse_archs, read_columns
@@ -33,6 +34,7 @@ SOURCE_ROWS = 1000
 PRACTICE_ROWS = 40
 PRACTICE_DEVICES = 12
 CANDIDATES = 2000
+JUDGED = 500
 PRIOR_SPREAD = 1.0
 FEWEST_VALUES = 0.5
 KERNELS: tuple[Kernel, ...] = (
@@ -124,8 +126,13 @@ class Transfer(Predictor):
 
     def learn_sources(self, tables: Sequence[SourceTable]) -> Self:
         """Learn what other devices take, and from them how to learn a new one."""
-        self._sources = [SourceCosts(self.space).fit(table) for table in tables]
-        self._prior = self._practise(tables)
+        self._sources = []
+        with progress("learn what other devices take", len(tables) + 1) as task:
+            for table in tables:
+                self._sources.append(SourceCosts(self.space).fit(table))
+                task.advance(note=", ".join(table.devices[:3]))
+            self._prior = self._practise(tables)
+            task.advance(note="how to learn a new one")
         return self
 
     def clone(self) -> Self:
@@ -282,21 +289,21 @@ def expected_accuracy(model: Transfer, tables: Sequence[SourceTable], rows: int,
     """What to expect on a new device from `rows` measurements: mean MAPE (percent) and Spearman correlation over the
     source devices, each learnt from `rows` of its own and all the other devices."""
     rng = np.random.default_rng(seed)
+    practised = [(n, int(d)) for n, t in enumerate(tables) for d in rng.permutation(len(t.devices))[:PRACTICE_DEVICES]]
     found = []
-    for number, table in enumerate(tables):
-        for device in rng.permutation(len(table.devices))[:PRACTICE_DEVICES]:
-            practice = model.clone()
-            practice._sources = [
-                source if i != number else _without(source, int(device)) for i, source in enumerate(model._sources)
-            ]
+    with progress("practise on the other devices", len(practised)) as task:
+        for number, device in practised:
+            table = tables[number]
             order = rng.permutation(len(table.costs))
-            learnt, judged = order[:rows], order[rows : rows + 500]
-            if len(judged) < 2:
-                continue
-            practice._fit(table.population[learnt], table.costs[learnt, device])
-            predicted = practice._predict(table.population[judged])
-            truth = table.costs[judged, device]
-            found.append([score("mape", truth, predicted), score("spearman", truth, predicted)])
+            learnt, judged = order[:rows], order[rows : rows + JUDGED]
+            if len(judged) >= 2:
+                practice = model.clone()
+                practice._sources = list(model._sources)
+                practice._sources[number] = _without(model._sources[number], device)
+                practice._fit(table.population[learnt], table.costs[learnt, device])
+                predicted, truth = practice._predict(table.population[judged]), table.costs[judged, device]
+                found.append([score("mape", truth, predicted), score("spearman", truth, predicted)])
+            task.advance(note=table.devices[device])
     mape, spearman = np.mean(found, axis=0) if found else (float("nan"), float("nan"))
     return {"mape": float(mape), "spearman": float(spearman)}
 

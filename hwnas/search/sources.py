@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError
 from hwnas.core.registry import Registry
-from hwnas.core.table import CostTable
+from hwnas.core.table import CostTable, is_table
 from hwnas.core.target import Target
 from hwnas.core.units import MACS, PARAMS, UNSUPPORTED, Quantity, quantity_of
 from hwnas.search.additive import Additive
@@ -77,7 +77,8 @@ def open_sources(text: str, space: SearchSpace) -> list[Source]:
         return sources.get(prefix)(rest, space)
     if text in COUNTS:
         return [count(text, space)]
-    if not Path(text.partition("#")[0]).exists():
+    path = text.partition("#")[0]
+    if not (is_table(path) or Path(path).exists()):
         known = ", ".join([*(f"{name}:..." for name in sources), *COUNTS])
         raise InputError(f"no source of costs or accuracies at {text}; give a path, or one of {known}")
     return _open_path(text, space)
@@ -136,7 +137,7 @@ def _open_path(text: str, space: SearchSpace) -> list[Source]:
         from hwnas.search.subnets import supernet_source
 
         return [supernet_source(path, space)]
-    if Path(path).suffix == ".csv" or (Path(path) / "table.csv").exists():
+    if is_table(path):
         return _cost_table(path, column, space)
     raise InputError(
         f"{path} is no source: expected a predictor's folder (model.json), a cost table (.csv with its .json) "
