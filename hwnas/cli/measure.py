@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 AT_MOST = 1000
 TRANSFER = "transfer"
+SHOWN_FAILURES = 5
 
 
 @app.command("profile")
@@ -64,6 +65,7 @@ def profile_command(
         Path | None, typer.Option("--power-log", help="log of an external meter (time,watts) to read energy from")
     ] = None,
     store: Annotated[Path | None, typer.Option("--store", help="sample store to share with other runs")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="try again what has failed before")] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -100,20 +102,25 @@ def profile_command(
         effort=Effort(goal=goal, time_limit_s=time_limit),
         metrics=asked,
         power_log=power_log,
+        retry=retry,
     )
     reports = [{**run.summary(), **choice.outcome(run, seed)} for run in runs]
     show({"runs": reports}, "\n".join([str(runs[0].target), *_profiled(reports, asked)]), as_json)
 
 
 def _profiled(reports: list[dict[str, Any]], metrics: list[str]) -> list[str]:
-    """What the runs hold, a line a run; then what their choice came to, and which metrics could not be measured."""
+    """What the runs hold, a line a run; then what their choice came to, what failed, and what cannot be measured."""
     counts = ("primitives", "networks", "steady", "noisy", "failed")
     noises = ["-" if r["noise"] is None else f"{100 * r['noise']['median']:.2f} %" for r in reports]
     rows = [[r["run"], *(str(r[name]) for name in counts), noise] for r, noise in zip(reports, noises, strict=True)]
     outcomes = [text for report in reports for text in _outcome_lines(report)]
     reasons = {(name, r["unmeasurable"][name]) for r in reports for name in metrics if name in r["unmeasurable"]}
     unmeasurable = [f"{name}: unmeasurable: {reason}" for name, reason in sorted(reasons)]
-    return [columns(["run", *counts, "noise (median)"], rows), *outcomes, *unmeasurable]
+    failed = [f"failed: {name}: {reason}" for report in reports for name, reason in report["failures"].items()]
+    if len(failed) > SHOWN_FAILURES:
+        failed[SHOWN_FAILURES:] = [f"failed: {len(failed) - SHOWN_FAILURES} more (--json lists all)"]
+    advice = ["the same command with --retry tries again what failed"] if failed else []
+    return [columns(["run", *counts, "noise (median)"], rows), *outcomes, *failed, *advice, *unmeasurable]
 
 
 @dataclass(frozen=True)

@@ -164,8 +164,15 @@ class Run:
             again = history.measurements(subjects, series=REPEAT)
         return noise_floor((first[subject].median, again[subject].median) for subject in subjects)
 
+    def failures(self) -> dict[str, str]:
+        """Why primitives and networks, by name, have no cost."""
+        subjects = dict.fromkeys(s for request in self.requests for s in [*request.primitives(), *request.sampled()])
+        with Store(self.store, read_only=True) as store:
+            found = History(store, self.target).measurements(subjects, series=FIRST)
+        return {subject.name: each.reason for subject, each in found.items() if each.verdict == "failed"}
+
     def summary(self) -> dict[str, Any]:
-        """What the run holds, as JSON: counts by verdict, and the noise of repeated measurement as fractions."""
+        """What the run holds, as JSON: counts by verdict, why some failed, and the noise of repeats as fractions."""
         table = self.table()
         verdicts = [row[METRIC].verdict for row in table.rows.values()]
         primitives = len(verdicts)
@@ -176,6 +183,7 @@ class Run:
             "run": str(self.folder), "target": self.target.to_json(),
             "primitives": primitives, "networks": len(networks),
             **{verdict: [*verdicts, *networks].count(verdict) for verdict in ("steady", "noisy", "failed")},
+            "failures": self.failures(),
             "metrics": list(table.metrics), "unmeasurable": dict(table.manifest.get("unmeasurable", {})),
             "noise": asdict(noise) if noise else None,
         }
@@ -197,7 +205,7 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
             settings: Settings | None = None, networks: int = 0, select: str = "random", repeats: int = 0,
             seed: int = 0, effort: Effort | None = None, store: str | Path | None = None,
             choose: Chooser | None = None, metrics: Sequence[str] = DEFAULT,
-            power_log: str | Path | None = None) -> Run:
+            power_log: str | Path | None = None, retry: bool = False) -> Run:
     """Measure every primitive of `space`, and `networks` whole networks, on this machine; the result is in `out`.
 
     The same call goes on where an interrupted one stopped. Another space in the same folder is added to it.
@@ -217,6 +225,7 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
         metrics: `memory_mib`, `energy_mj` besides `latency_ms`; what cannot be measured here is `unmeasurable` in the
             table, and its manifest says why.
         power_log: log of an external meter (see `hwnas.profile.power`), from which energy is read.
+        retry: whether what has failed before is tried again.
 
     Raises:
         UnavailableError: device or runtime are absent.
@@ -240,6 +249,8 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
 
         def measure(subjects: Sequence[Subject], series: int, title: str, enough: Effort) -> None:
             if subjects:
+                if retry:
+                    samples.forgive(run.target, [subject.id for subject in subjects])
                 run_campaign(samples, run.target, settings, subjects, series=series, effort=enough, seed=seed,
                              title=title)
                 _write(run, samples, settings, plan.settle(samples, run.target))

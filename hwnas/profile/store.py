@@ -234,9 +234,16 @@ class Store:
                              (item, seconds, time.time()))
 
     def fail(self, item: int, reason: str) -> None:
-        """Mark an item as failed, for good."""
+        """Mark an item as failed, until it is forgiven."""
         with self._errors(), self._transaction():
             self._db.execute("INSERT INTO failure (item, reason, at) VALUES (?, ?, ?)", (item, reason, time.time()))
+
+    def forgive(self, target: Target, subjects: Iterable[str]) -> None:
+        """Forget that subjects failed on a target, so that they are measured again."""
+        number = self.target(target)
+        with self._errors(), self._transaction():
+            self._db.executemany("DELETE FROM failure WHERE item IN (SELECT id FROM item WHERE target = ? AND "
+                                 "subject = ?)", [(number, subject) for subject in subjects])
 
     # claims
 

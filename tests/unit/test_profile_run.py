@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from hwnas.cli.shell import run as hwnas
 from hwnas.core.errors import InputError, StoreError, TargetMismatchError, UnavailableError, UnknownNameError
 from hwnas.core.table import CostTable
 from hwnas.profile import Effort, Run, Settings, measure_onnx, profile, profile_batches
@@ -107,6 +108,23 @@ def test_models_are_measured_interleaved_and_anew(tmp_path):
 def test_a_model_that_is_none_fails_with_a_reason():
     found = measure_onnx({"broken": b"no model"}, effort=QUICK)
     assert found["broken"].verdict == "failed" and found["broken"].reason
+
+
+def test_what_failed_says_why_and_is_tried_again_when_asked(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(folder, out)
+    subject = Subject.primitive(get_space(SPACE).primitives()[0])
+    with Store(out / "samples.sqlite") as store:
+        number = store.target(Run.load(out).target)
+        store.fail(store.items(number, 0)[subject.id], "out of memory")
+    command = ["profile", "--space", SPACE, "--out", str(out), "--goal", "0.5", "--time-limit", "0.01"]
+    assert hwnas(command) == 0
+    printed = capsys.readouterr().out
+    assert f"failed: {subject.name}: out of memory" in printed and "--retry" in printed
+    assert Run.load(out).failures() == {subject.name: "out of memory"}
+    assert hwnas([*command, "--retry"]) == 0
+    assert "failed:" not in capsys.readouterr().out
+    assert Run.load(out).failures() == {} and Run.load(out).table().rows[subject.name]["latency_ms"].value > 0
 
 
 def test_random_networks_are_distinct_and_a_larger_sample_begins_alike():
