@@ -12,6 +12,12 @@ settings.register_profile("hwnas", deadline=None)
 settings.load_profile("hwnas")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests of the processor see no GPU; those marked `gpu` are run by `-m gpu`."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what the tests measure out of the user's cache."""

@@ -19,8 +19,8 @@ from hwnas.predict.kernels import KERNELS, Viewer, grams
 from hwnas.predict.regression import LOSSES, robust_weights
 from hwnas.predict.warp import Warp
 
-SUBSET = 600
-STEPS = 60
+STAGES = ((600, 60), (1000, 12), (1500, 6))
+"""Rows and steps of each stage in which the variances are learnt."""
 JITTER = 1e-8
 LEAST, MOST = float(np.log(1e-7)), float(np.log(1e3))
 NEGLIGIBLE = 1e-6
@@ -80,14 +80,25 @@ class GaussianProcess(Predictor):
         return np.maximum(np.abs(target) / self._magnitude, LEAST_SIZE) ** 2 if self.relative else np.ones(len(target))
 
     def _learn(self, noise: Array) -> Array:
-        """Variances of the kernels and of the noise, (kernels + 1,), of greatest likelihood on a subset of the rows."""
-        chosen = np.random.default_rng(self.seed).permutation(len(noise))[:SUBSET]
+        """Variances of the kernels and of the noise, (kernels + 1,), of greatest likelihood on a subset of the rows.
+
+        Most steps are taken on few rows, the last ones on more.
+        """
+        logs = np.append(np.full(len(self.kernels), np.log(0.3)), np.log(0.03))
+        order = np.random.default_rng(self.seed).permutation(len(noise))
+        for rows, steps in STAGES:
+            logs = self._climb(logs, order[:rows], noise, steps)
+            if rows >= len(order):
+                break
+        return np.asarray(np.exp(logs))
+
+    def _climb(self, start: Array, chosen: NDArray[np.int64], noise: Array, steps: int) -> Array:
+        """Logarithms of the variances after some steps to a greater likelihood of the `chosen` rows."""
         target = self._target[chosen]
         if self.loss != "l2":
             target = np.clip(target, *np.percentile(target, [2, 98]))
         part = {name: view[chosen] for name, view in self._views.items()}
         stack = np.stack([gram.ravel() for gram in grams(self.kernels, part, part)])
-        start = np.append(np.full(len(stack), np.log(0.3)), np.log(0.03))
         prior = np.append(np.full(len(stack), PRIOR_KERNEL), PRIOR_NOISE)
         found = minimize(
             negative_likelihood,
@@ -96,9 +107,9 @@ class GaussianProcess(Predictor):
             jac=True,
             method="L-BFGS-B",
             bounds=[(LEAST, MOST)] * len(start),
-            options={"maxiter": STEPS},
+            options={"maxiter": steps},
         )
-        return np.asarray(np.exp(found.x))
+        return np.asarray(found.x)
 
     def _solve(self, noise: Array) -> None:
         covariance = np.zeros((len(noise), len(noise)))

@@ -33,7 +33,7 @@ WINDOW = "window_s"
 POWER_LOG = "power-log"
 POLL_S = 0.002
 STUCK_S = 10.0
-LEAST_RUNS = 20
+LEAST_RUNS = 50
 IDLE_S = 1.0
 SETTLE_S = 1.0
 
@@ -170,7 +170,8 @@ def take_span(run: Callable[[], Any] | None, counter: Counter | None, least_s: f
               clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep) -> Span:
     """Run back to back (rest, without `run`) for `least_s` at least, from one step of the counter to another.
 
-    Without a counter the span is as long as was asked for. Raises `RuntimeError` where the counter stands still.
+    The counter is read near both ends alone, since reading it takes time in which a GPU rests. Without a counter the
+    span is as long as was asked for. Raises `RuntimeError` where the counter stands still.
     """
     runs, queued = 0, queue_wait()
 
@@ -200,10 +201,10 @@ def take_span(run: Callable[[], Any] | None, counter: Counter | None, least_s: f
     start, first = step()
     started, waited = time.time() - (clock() - start), queued()
     runs = 0
-    while True:
-        now, last = step()
-        if now - start >= least_s and (run is None or runs >= LEAST_RUNS):
-            return Span(started, now - start, runs, (queued() - waited) / 1e9, last - first if counter else None)
+    while work() - start < least_s or (run is not None and runs < LEAST_RUNS):
+        pass
+    now, last = step()
+    return Span(started, now - start, runs, (queued() - waited) / 1e9, last - first if counter else None)
 
 
 def energy_readings(window: Span, joules: float, idle_w: float, meter: str) -> tuple[Reading, Reading]:

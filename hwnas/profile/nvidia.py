@@ -38,26 +38,27 @@ class Gpu:
         """
         nvml, handle = self.nvml, self.handle
         found = {
-            "clock_mhz": self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-            "memory_clock_mhz": self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
-            "power_w": self._ask(nvml.nvmlDeviceGetPowerUsage, handle),
-            "temperature_c": self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+            "clock_mhz": self._ask("ClockInfo", handle, nvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": self._ask("ClockInfo", handle, nvml.NVML_CLOCK_MEM),
+            "power_w": self._ask("PowerUsage", handle),
+            "temperature_c": self._ask("Temperature", handle, nvml.NVML_TEMPERATURE_GPU),
         }
         if found["power_w"] is not None:
             found["power_w"] /= 1e3
-        reasons = self._ask(nvml.nvmlDeviceGetCurrentClocksEventReasons, handle) or 0
+        reasons = self._ask("CurrentClocksEventReasons", handle) or 0
         why = ", ".join(text for bit, text in THROTTLED.items() if reasons & bit)
         return {name: value for name, value in found.items() if value is not None} | ({"throttled": why} if why else {})
 
     def joules(self) -> float | None:
         """Energy since the driver was loaded, in joules; None where the GPU counts none (before Volta)."""
-        count = self._ask(self.nvml.nvmlDeviceGetTotalEnergyConsumption, self.handle)
+        count = self._ask("TotalEnergyConsumption", self.handle)
         return None if count is None else count / 1e3
 
-    def _ask(self, question: Any, *arguments: Any) -> Any:
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        """The answer of `nvmlDeviceGet...`; None where this GPU, or this version of NVML, has none."""
         try:
-            return question(*arguments)
-        except self.nvml.NVMLError:
+            return getattr(self.nvml, f"nvmlDeviceGet{what}")(*arguments)
+        except (self.nvml.NVMLError, AttributeError):
             return None
 
 
@@ -70,13 +71,18 @@ def gpu() -> Gpu | None:
         nvml.nvmlInit()
     except Exception:
         return None
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    chosen = _chosen()
     try:
         if chosen.startswith(("GPU-", "MIG-")):
             return Gpu(nvml, nvml.nvmlDeviceGetHandleByUUID(chosen))
-        return Gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(int(chosen or 0)))
+        return Gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(int(chosen)))
     except (nvml.NVMLError, ValueError):
         return None
+
+
+def _chosen() -> str:
+    """The first device that `CUDA_VISIBLE_DEVICES` leaves to see: a number or a UUID, empty for none."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip().removeprefix("-1")
 
 
 def available() -> bool:
@@ -92,8 +98,8 @@ def conditions() -> dict[str, Any]:
 def names() -> list[str]:
     """The GPU in use, from NVML, else those that the kernel driver lists; empty where there are none."""
     found = gpu()
-    if found:
-        return [found.name]
+    if found or not _chosen():
+        return [found.name] if found else []
     listed = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)

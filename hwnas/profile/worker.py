@@ -62,24 +62,29 @@ class Worker:
         for item, subject in subjects:
             self.backend.alive = partial(self.say, at=item, doing="compile")
             self.backend.alive()
-            start = time.perf_counter()
+            start, model = time.perf_counter(), None
             try:
                 model = self.backend.compile(Subject(**subject))
                 once = self.backend.stopwatch(model)
                 compiled = time.perf_counter() - start
                 once()
             except Exception as error:
-                self.check_device(error)
-                self.say(failed=item, reason=one_line(error))
+                self.drop(item, model, error)
                 continue
             self.models[item] = model, once
             self.say(loaded=item, seconds=compiled, memory=self.peaks(Subject(**subject), model) if self.memory else {})
         self.say(end=True)
 
-    def check_device(self, error: Exception) -> None:
-        """End this process where the device is gone: then it was no fault of the subject's."""
+    def drop(self, item: int, model: Any, error: Exception) -> None:
+        """Say why a subject failed, and close its model where there is one.
+
+        Where the device is gone this process ends instead: then it may be no fault of the subject's.
+        """
         if self.backend.lost():
             raise SystemExit(f"the device no longer answers: {one_line(error)}") from error
+        if model is not None:
+            self.backend.close(model)
+        self.say(failed=item, reason=one_line(error))
 
     def peaks(self, subject: Subject, model: Any) -> dict[str, float]:
         """Peak memory in MiB by metric: from the graph, and as the device counted it where it does."""
@@ -104,9 +109,7 @@ class Worker:
                 times = take_block(once, self.pace)
                 after = run_sentinel(self.sentinel)
             except Exception as error:
-                self.check_device(error)
-                self.backend.close(self.models.pop(item)[0])
-                self.say(failed=item, reason=one_line(error))
+                self.drop(item, self.models.pop(item)[0], error)
                 continue
             self.say(block=item, started=started, times=times, sentinel=before + after, warmup_ns=warm,
                      conditions=conditions | self.backend.conditions())
@@ -126,8 +129,7 @@ class Worker:
             try:
                 window = take_span(partial(self.backend.run, self.models[item][0]), counter, window_s)
             except Exception as error:
-                self.backend.close(self.models.pop(item)[0])
-                self.say(failed=item, reason=one_line(error))
+                self.drop(item, self.models.pop(item)[0], error)
                 continue
             self.say(window=asdict(window), idle=asdict(idle), meter=meter, item=item)
         self.say(end=True)

@@ -97,7 +97,7 @@ def local_settings(target: Target | None) -> Settings:
             reasons.append(str(error))
         else:
             return settings
-    raise UnavailableError(reasons[0])
+    raise UnavailableError(reasons[-1])
 
 
 def measure_latencies(
@@ -169,7 +169,7 @@ def build_network(space: SearchSpace, row: Population, supernet: str | Path | No
         return trained
     opened = open_supernet(supernet)
     network = opened.extract(translation(space, opened.space, str(supernet))(row[None])[0])
-    return network.eval()
+    return network.cpu().eval()
 
 
 def fitted_accuracy(

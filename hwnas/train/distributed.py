@@ -22,6 +22,8 @@ class Group:
         """The group that torchrun describes in the environment; this process alone where it did not start it."""
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(dist.get_rank(), dist.get_world_size())

@@ -167,7 +167,8 @@ class Run:
         )
         for name, parameter in self.model.named_parameters():
             if name in momentum:
-                optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
+                buffer = torch.empty_like(parameter).copy_(momentum[name])  # in the parameter's order of memory
+                optimizer.state[parameter]["momentum_buffer"] = buffer
         return optimizer
 
     def _save(self, step: int, optimizer: torch.optim.SGD | None, finished: bool = False) -> None:

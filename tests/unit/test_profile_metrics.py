@@ -1,8 +1,10 @@
 """Metrics beyond latency: energy from counters and logs, peak memory, and what the device's conditions do."""
 
+import gc
 import math
 import sys
 import time
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -330,13 +332,19 @@ def test_a_measurement_without_its_throttled_blocks():
 
 
 class FakeDriver:
-    """A device whose kernel takes 40 us, 25 us more with a flushed cache, and 10 us more without a graph."""
+    """A device whose kernel takes 40 us and 25 us more with a flushed cache.
+
+    To launch it takes 10 us more, 5 us as a graph, unless the device is still busy.
+    """
 
     def __init__(self) -> None:
-        self.now, self.cold, self.flushes = 0, False, 0
+        self.now, self.cold, self.flushes, self.busy = 0, False, 0, False
 
     def mark(self) -> int:
         return self.now
+
+    def stall(self) -> None:
+        self.now, self.busy = self.now + 100_000, True
 
     def between_ns(self, start: int, end: int) -> int:
         return end - start
@@ -345,11 +353,11 @@ class FakeDriver:
         self.now, self.cold, self.flushes = self.now + 500_000, True, self.flushes + 1
 
     def kernel(self, launch: int = 10_000) -> None:
-        self.now += launch + 40_000 + 25_000 * self.cold
-        self.cold = False
+        self.now += launch * (not self.busy) + 40_000 + 25_000 * self.cold
+        self.cold = self.busy = False
 
     def capture(self, run):
-        return lambda: self.kernel(0)
+        return lambda: self.kernel(5_000)
 
 
 def test_cold_and_warm_runs_and_graphs_are_timed_apart():
@@ -357,7 +365,10 @@ def test_cold_and_warm_runs_and_graphs_are_timed_apart():
     warm, cold = gpu_timing.stopwatch(driver, driver.kernel), gpu_timing.stopwatch(driver, driver.kernel, cold=True)
     assert [warm() for _ in range(3)] == [50_000] * 3 and driver.flushes == 0
     assert [cold() for _ in range(3)] == [75_000] * 3 and driver.flushes == 3, "flushing was timed, or left out"
-    assert gpu_timing.stopwatch(driver, driver.capture(driver.kernel))() == 40_000
+    graph = driver.capture(driver.kernel)
+    assert gpu_timing.stopwatch(driver, graph)() == 45_000
+    assert gpu_timing.stopwatch(driver, graph, queued=True)() == 40_000
+    assert gpu_timing.stopwatch(driver, graph, cold=True, queued=True)() == 65_000
 
 
 class FakeCuda:
@@ -396,6 +407,9 @@ class FakeCuda:
     def synchronize(self):
         self.said.append("wait for all")
 
+    def _sleep(self, cycles):
+        self.said.append("stall")
+
 
 def test_graphs_are_captured_after_a_warm_up_on_the_same_stream():
     driver = object.__new__(gpu_timing.TorchDriver)
@@ -409,9 +423,28 @@ def test_graphs_are_captured_after_a_warm_up_on_the_same_stream():
     replay = driver.capture(run)
     assert cuda.said == ["side waits", *["run on side"] * 3, "main waits", "capture", "run on side", "captured"]
     cuda.said.clear()
-    once = gpu_timing.stopwatch(driver, replay, cold=True)
+    once = gpu_timing.stopwatch(driver, replay, cold=True, queued=True)
     assert once() == 250_000 and replay() == "output"
-    assert cuda.said == ["overwrite", "wait for all", "event", "replay", "event", "wait", "replay"]
+    assert cuda.said == ["overwrite", "wait for all", "stall", "event", "replay", "event", "wait", "replay"]
+
+
+def test_a_graph_keeps_what_it_reads_alive():
+    driver = object.__new__(gpu_timing.TorchDriver)
+    driver.cuda = FakeCuda()
+
+    class Weights:
+        def __call__(self):
+            return "output"
+
+    weights = Weights()
+    alive = weakref.ref(weights)
+    replay = driver.capture(weights)
+    del weights
+    gc.collect()
+    assert alive() is not None and replay() == "output"
+    del replay
+    gc.collect()
+    assert alive() is None
 
 
 class FakeNvml:

@@ -14,6 +14,8 @@ CAPTURE_WARMUP = 3
 FLUSHED = 2
 """How many times L2's size is overwritten to flush it, since it does not strictly replace what is oldest."""
 UNKNOWN_L2 = 128 * 2**20
+STALL_CYCLES = 200_000
+"""About 0.1 ms, in which a graph and two events are queued."""
 SENTINEL_SIDE = 1536
 """So that it takes some hundred microseconds, beside which the jitter of launching it is small."""
 
@@ -32,16 +34,25 @@ class Driver(Protocol):
     def flush(self) -> None:
         """Overwrite L2, and wait until that is done."""
 
+    def stall(self) -> None:
+        """Queue a wait, so that what follows is queued before any of it begins."""
+
     def capture(self, run: Run) -> Run:
         """Record the kernels that `run` queues as a graph; what is returned replays them."""
 
 
-def stopwatch(driver: Driver, run: Run, cold: bool = False) -> Stopwatch:
-    """Times what `run` queues, between two events; with `cold`, L2 is flushed before each, outside of the timing."""
+def stopwatch(driver: Driver, run: Run, cold: bool = False, queued: bool = False) -> Stopwatch:
+    """Times what `run` queues, between two events.
+
+    With `cold`, L2 is flushed before each run, outside of the timing. With `queued`, the device waits until all is
+    queued, so that the time has nothing of what launching takes.
+    """
 
     def once() -> int:
         if cold:
             driver.flush()
+        if queued:
+            driver.stall()
         start = driver.mark()
         run()
         return driver.between_ns(start, driver.mark())
@@ -72,6 +83,9 @@ class TorchDriver:
         self.buffer.zero_()
         self.cuda.synchronize()
 
+    def stall(self) -> None:
+        self.cuda._sleep(STALL_CYCLES)
+
     def capture(self, run: Run) -> Run:
         stream = self.cuda.Stream()
         stream.wait_stream(self.cuda.current_stream())
@@ -82,10 +96,11 @@ class TorchDriver:
         graph: Any = self.cuda.CUDAGraph()
         with self.cuda.graph(graph, stream=stream):
             outputs = run()
+        needed = run, outputs  # a graph knows addresses, and keeps neither weights nor inputs alive
 
         def replay() -> Any:
             graph.replay()
-            return outputs
+            return needed[1]
 
         return replay
 

@@ -109,7 +109,16 @@ class Torch(Backend):
         assert model.call is not None
         if self.driver is None:
             return super().stopwatch(model)
-        return stopwatch(self.driver, model.call, self.settings.cache == "cold")
+        return stopwatch(self.driver, model.call, self.settings.cache == "cold", self.settings.graphs)
+
+    def lost(self) -> bool:
+        """Whether an error of CUDA has spoilt this process, as an illegal access to memory does."""
+        try:
+            if self.driver:
+                self.driver.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return False
 
     def sentinel(self) -> Stopwatch:
         return matrix_product(self.driver) if self.driver else super().sentinel()
@@ -153,8 +162,8 @@ class TorchCompile(Torch):
     def compile(self, subject: Subject) -> Loaded:
         with beating(self.alive):
             model = super().compile(subject)
-            TorchCompile.loaded += 1
             self.run(model)
+        TorchCompile.loaded += 1
         return model
 
     def _prepared(self, module: nn.Module) -> Callable[..., Any]:
