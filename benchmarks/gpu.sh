@@ -7,28 +7,35 @@
 #   2  latency tables, PyTorch eager with CUDA graphs: ofa-mbv2, ofa-mbv3 (width 1.0, resolution 160)
 #   3  the same: fbnet, mnasnet, nasbench201
 #   4  the same five, eager without graphs
-#   5  the same five, torch.compile with graphs (compiles for minutes; repeat)
+#   5  nasbench201, fbnet and ofa-mbv3, torch.compile with graphs (each block is compiled twice; repeat)
 #   6  batches of 1, 8 and 32, a cold L2, half precision and energy: nasbench201
-#   7  the seed paper's experiment, 300 and 150 networks: eager with graphs, then torch.compile (repeat)
+#   7  the seed paper's experiment, 300 and 150 networks, eager with graphs, then 60 and 30 by torch.compile (repeat)
 #   8  the seed paper's experiment, 2,000 and 1,000 networks, eager with graphs (repeat)
 #   9  a Once-for-All super-network on CIFAR-10 (repeat)
 #  10  a search with it under a latency budget of this GPU, the winner measured on it
+#  11  what a step of progressive shrinking takes beside a plain one
+#
+# Parts 7 and 8 measure alone; with their folders at hand, `benchmarks/seed_figure4.py --fit-only --out FOLDER` fits the
+# models on any machine. All parts want one kind of GPU: another kind is another target, and is refused.
 #
 # The machine needs no network and no installed hwnas. It needs Python 3.11 or later with torch built for CUDA, numpy,
 # scipy, onnx, onnxruntime, pyarrow, typer, rich, pyyaml, psutil, scikit-learn, safetensors and pytest. Carry what it
 # lacks as wheels in the folder WHEELS, fetched where there is a network:
 #   python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --dest wheels \
-#       pydantic pydantic-core annotated-types typing-inspection lightgbm hypothesis sortedcontainers nvidia-ml-py
+#       pydantic==2.14.3 pydantic-core==2.50.4 annotated-types typing-inspection typing-extensions lightgbm \
+#       hypothesis sortedcontainers nvidia-ml-py
 # nvidia-ml-py is optional: without it clocks are not logged and energy is unmeasurable. Parts 9 and 10 read CIFAR-10 as
-# Parquet, cifar10_train.parquet and cifar10_test.parquet, from HWNAS_REFERENCE_DATA.
+# Parquet, cifar10_train.parquet and cifar10_test.parquet, from HWNAS_REFERENCE_DATA, which has to be the same path
+# whenever part 9 is repeated.
 #
 # WORK    where runs are kept and resumed (runs/gpu)      WHEELS  packages to unpack (wheels, where it exists)
-# OUT     where to leave WORK as one archive at the end   STATE   such an archive to go on from, where WORK is new
+# OUT     where to leave WORK at the end, as an archive   STATE   the folder of such an archive, to go on from it where
+#         in pieces of 15 MB, gpu-work.tar.gz.*                   WORK is new
 # PYTHON  python3      SECONDS_A_PART  540      DEVICE  gpu; cpu rehearses the script where there is no GPU
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-part=${1:?"usage: benchmarks/gpu.sh PART, from 1 to 10"}
+part=${1:?"usage: benchmarks/gpu.sh PART, from 1 to 11"}
 work=${WORK:-runs/gpu}
 wheels=${WHEELS:-wheels}
 python=${PYTHON:-python3}
@@ -59,7 +66,7 @@ run() {
 
 keep() {
     if [ -n "${OUT:-}" ]; then
-        tar -czf "$OUT/gpu-work.tar.gz" -C "$work" .
+        tar -cz -C "$work" --exclude ./cache . | split --bytes=15m - "$OUT/gpu-work.tar.gz."
     fi
 }
 
@@ -80,19 +87,20 @@ tables() {
 
 # figure4 NAME RUNTIME [options]
 figure4() {
-    run "$python" benchmarks/seed_figure4.py --device "$device" --runtime "$2" --out "$work/figure4/$1" "${@:3}"
+    run "$python" benchmarks/seed_figure4.py --measure-only --device "$device" --runtime "$2" \
+        --out "$work/figure4/$1" "${@:3}"
 }
 
 # The latency that a third of the measured networks keep.
 budget() {
     "$python" -c "import sys, numpy, pyarrow.parquet as parquet
-print(numpy.quantile(parquet.read_table(sys.argv[1])['latency_ms'].to_numpy(), 1 / 3))" "$1"
+print(numpy.nanquantile(parquet.read_table(sys.argv[1])['latency_ms'].to_numpy(), 1 / 3))" "$1"
 }
 
 prepare() {
     mkdir -p "$work"
     if [ -n "${STATE:-}" ] && [ -z "$(ls -A "$work")" ]; then
-        tar -xzf "$STATE" -C "$work"
+        cat "$STATE"/gpu-work.tar.gz.* | tar -xz -C "$work"
     fi
     if [ -d "$wheels" ] && [ ! -d "$work/../carried" ]; then
         for wheel in "$wheels"/*.whl; do
@@ -131,7 +139,7 @@ case $part in
 2) tables graphs torch "$large" "${graphs[@]}" ;;
 3) tables graphs torch "$small" "${graphs[@]}" ;;
 4) tables eager torch "$large $small" ;;
-5) tables compiled torch-compile "$large $small" "${graphs[@]}" ;;
+5) tables compiled torch-compile "nasbench201 fbnet ${large#* }" "${graphs[@]}" ;;
 6)
     tables batches torch nasbench201 --batch 1,8,32 "${graphs[@]}"
     tables cold torch nasbench201 "${graphs[@]}" "${cold[@]}"
@@ -140,7 +148,7 @@ case $part in
     ;;
 7)
     figure4 quick torch --quick "${graphs[@]}"
-    figure4 quick-compiled torch-compile --quick "${graphs[@]}"
+    figure4 compiled torch-compile --networks 60 30 --chunk 5 "${graphs[@]}"
     ;;
 8) figure4 full torch "${graphs[@]}" ;;
 9)
@@ -156,8 +164,13 @@ case $part in
         --max "latency_ms=$(budget "$work/cifar/run/networks.parquet")" --store "$work/cifar/run/samples.sqlite" \
         --out "$work/cifar/found"
     ;;
+11)
+    step=(--space "$cifar" --device "$([ "$device" = gpu ] && echo cuda || echo cpu)")
+    run "$python" benchmarks/train_step.py "${step[@]}" --batch 256 --precision bf16
+    run "$python" benchmarks/train_step.py "${step[@]}" --batch 64
+    ;;
 *)
-    echo "there is no part $part; parts are 1 to 10" >&2
+    echo "there is no part $part; parts are 1 to 11" >&2
     exit 2
     ;;
 esac

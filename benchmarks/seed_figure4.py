@@ -18,7 +18,7 @@ from pathlib import Path
 from cpu_prediction import compare
 
 from hwnas.core.files import write_json
-from hwnas.profile import Settings, profile
+from hwnas.profile import Effort, Run, Settings, profile
 from hwnas.profile.device import environment
 
 NAIVE = "sum"
@@ -37,21 +37,26 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--networks", type=int, nargs=2, metavar=("TRAIN", "TEST"), help="as many, not those of --quick"
+    )
+    parser.add_argument(
+        "--chunk", type=int, default=Effort.chunk, help="networks loaded at once; few, if slow to compile"
+    )
     parser.add_argument("--measure-only", action="store_true", help="fit nothing; a later call does")
+    parser.add_argument("--fit-only", action="store_true", help="measure nothing; an earlier call did, on any machine")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
 
-    train, test, repeats = (300, 150, 50) if given.quick else (2000, 1000, 150)
-    settings = Settings(given.device, given.precision, given.batch, given.threads, given.cache, given.graphs)
-    run = profile(
-        given.space, given.out, runtime=given.runtime, settings=settings, networks=train + test, repeats=repeats,
-        seed=given.seed,
-    )  # fmt: skip
-    summary = run.summary()
-    print(json.dumps({"environment": environment(settings), **summary}))
+    if given.fit_only:
+        run = Run.load(given.out)
+    else:
+        run = measured(given)
+        print(json.dumps({"environment": environment(settings_of(given)), **run.summary()}))
     if given.measure_only:
         return
-    scores = compare(given.out, given.space, MODELS, test, given.seed)
+    train, test, _ = sizes(given)
+    scores = compare(given.out, run.requests[0].space, MODELS, test, given.seed)
     noise = run.noise()
     floor = noise.rmse_ms / math.sqrt(2) if noise else math.nan
     naive, best = scores[NAIVE]["rmse"], min(scores[name]["rmse"] for name in MODELS)
@@ -59,8 +64,27 @@ def main() -> None:
     print(f"best model: {naive / best:.1f} times better than naive addition, {best / floor:.2f} times the noise floor")
     write_json(given.out / "result.json", {
         "target": run.target.to_json(), "train": train, "test": test, "scores": scores,
-        "noise_rmse_ms": floor if noise else None, "times_better": naive / best, **summary,
+        "noise_rmse_ms": floor if noise else None, "times_better": naive / best, **run.summary(),
     })  # fmt: skip
+
+
+def sizes(given: argparse.Namespace) -> tuple[int, int, int]:
+    """Networks to train, to test, and measured twice."""
+    if given.networks:
+        return given.networks[0], given.networks[1], given.networks[1] // 3
+    return (300, 150, 50) if given.quick else (2000, 1000, 150)
+
+
+def settings_of(given: argparse.Namespace) -> Settings:
+    return Settings(given.device, given.precision, given.batch, given.threads, given.cache, given.graphs)
+
+
+def measured(given: argparse.Namespace) -> Run:
+    train, test, repeats = sizes(given)
+    return profile(
+        given.space, given.out, runtime=given.runtime, settings=settings_of(given), networks=train + test,
+        repeats=repeats, seed=given.seed, effort=Effort(chunk=given.chunk),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
