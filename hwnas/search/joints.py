@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwnas.core.errors import DomainError, InputError, UnavailableError
+from hwnas.core.errors import DomainError, InputError, TargetMismatchError, UnavailableError
 from hwnas.core.target import Target
 from hwnas.predict import load_predictor
 from hwnas.predict.auto import choose
@@ -86,18 +86,20 @@ def local_settings(target: Target | None) -> Settings:
         raise UnavailableError("the cost is of no device")
     if target.origin != "measured" or target.runtime not in backends:
         raise UnavailableError(f"{target} is no target that this machine can measure")
-    reasons = []
+    mismatches, reasons = [], []
     for device in backends.get(target.runtime).devices:
         backend = backends.get(target.runtime)
         trials = TRIALS if target.tuned and backend.can_tune else 0
         settings = Settings(device, target.precision, target.batch, target.threads, target.cache, target.graphs, trials)
         try:
             local_target(target.runtime, settings).require_same(target, "the cost")
+        except TargetMismatchError as error:
+            mismatches.append(str(error))
         except InputError as error:
             reasons.append(str(error))
         else:
             return settings
-    raise UnavailableError(reasons[-1])
+    raise UnavailableError((mismatches or reasons)[-1])
 
 
 def measure_latencies(
