@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from hwnas.core.errors import InputError
-from hwnas.core.files import check_folder
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.predict.auto import Choice, choose, fit_named
@@ -27,6 +26,7 @@ from hwnas.predict.evaluation import (
     test_metrics,
 )
 from hwnas.predict.metrics import SCORES
+from hwnas.predict.store import check_vacant
 from hwnas.predict.transfer import CANDIDATES, Transfer, expected_accuracy, read_sources
 from hwnas.spaces import SearchSpace, get_space
 
@@ -120,7 +120,8 @@ def fit_predictor(
     Raises `InputError` for anything in it that cannot be used.
     """
     space = get_space(space) if isinstance(space, str) else space
-    check_folder(out)
+    if out is not None:
+        check_vacant(Path(out))
     _check_request(model, score, transfer_from)
     data = read_measurements(source, space, metric)
     costs = _cost_table(table, data)

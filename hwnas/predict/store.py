@@ -1,13 +1,12 @@
-"""Saved predictors: a folder of `model.json` and arrays in safetensors. Nothing in it can run code."""
+"""Saved predictors: a folder of `model.json` and the safetensors file that it names. Nothing in it can run code.
+
+The JSON file is renamed into place last, so a folder holds either the new predictor or the one before it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 import hwnas
 from hwnas.core.errors import InputError
-from hwnas.core.files import read_json
+from hwnas.core.files import check_folder, read_json, write_bytes, write_json
 from hwnas.core.target import Target
 from hwnas.core.units import quantity_of
 from hwnas.predict.base import Predictor, predictors
@@ -26,24 +25,29 @@ from hwnas.predict.intervals import Calibration
 from hwnas.spaces import get_space
 
 SCHEMA = 1
-MODEL, ARRAYS = "model.json", "arrays.safetensors"
+MODEL, ARRAYS = "model.json", "arrays*.safetensors"
 FIELDS = ("space", "predictor", "options", "metric", "quantity", "unit", "scale", "domain", "arrays_sha256")
 
 
 def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
-    """Write a fitted model, with its intervals' calibration, to `folder`, which is whole or not there.
+    """Write a fitted model, with its intervals' calibration, to `folder`; a predictor that stood there is replaced.
 
     Args:
         provenance: what else to keep in `model.json` (target, seed, data, scores).
+
+    Raises `InputError` where `folder` holds something else, or cannot be written; what stood there before stays.
     """
     from safetensors.numpy import save
+
+    folder = Path(folder)
+    check_vacant(folder)
 
     arrays = {f"model.{name}": array for name, array in model._state().items()}
     if model.costs is not None:
         arrays["costs"] = model.costs
     if model._training is not None or model.calibration is not None:
         arrays |= {f"calibration.{name}": array for name, array in model.calibrated().to_arrays().items()}
-    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     document = {
         "kind": "predictor",
         "schema": SCHEMA,
@@ -61,55 +65,28 @@ def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str
             for gene, value in zip(model.space.genes, model.fixed, strict=True)
             if value >= 0
         },
-        "arrays_sha256": hashlib.sha256(data).hexdigest(),
+        "arrays_sha256": hashlib.sha256(content).hexdigest(),
         **(provenance or {}),
     }
-    files = {
-        MODEL: (json.dumps(document, indent=2, allow_nan=False) + "\n").encode(),
-        ARRAYS: data,
-    }
-    write_folder(folder, files)
+    arrays_file = _arrays_file(folder, document)
+    write_bytes(arrays_file, content)
+    write_json(folder / MODEL, document)
+    for path in folder.glob(ARRAYS):
+        if path != arrays_file:
+            path.unlink(missing_ok=True)
 
 
-def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` beside `folder` and rename; a model that stood there is replaced, anything else is an error."""
-    final = Path(folder)
-    if final.exists() and not (final / MODEL).is_file() and not (final.is_dir() and not any(final.iterdir())):
-        raise InputError(f"{final} exists and is no saved predictor; choose another --out")
-    temporary = None
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-        for name, data in files.items():
-            with (temporary / name).open("wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        _replace(temporary, final)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {final}: {error.strerror or error}; choose another --out or free some space"
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+def _arrays_file(folder: Path, document: Mapping[str, Any]) -> Path:
+    return folder / ARRAYS.replace("*", f"-{document['arrays_sha256'][:12]}")
 
 
-def _replace(new: Path, final: Path) -> None:
-    """Put the folder `new` in the place of `final`; where that fails, what stood there comes back."""
-    old = Path(f"{new}.old")
-    if final.exists():
-        final.replace(old)
-    try:
-        new.replace(final)
-    except OSError:
-        if old.exists():
-            old.replace(final)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def check_vacant(folder: Path) -> None:
+    """Raise `InputError` where `folder` cannot take a predictor, since it holds something else."""
+    check_folder(folder)
+    if folder.is_dir() and not (folder / MODEL).is_file():
+        left = {path for path in folder.iterdir() if not path.name.startswith((".arrays", f".{MODEL}"))}
+        if left - set(folder.glob(ARRAYS)):
+            raise InputError(f"{folder} exists and is no saved predictor; choose another --out")
 
 
 def load_predictor(folder: str | Path) -> Predictor:
@@ -120,7 +97,7 @@ def load_predictor(folder: str | Path) -> Predictor:
     kind = predictors.get(document["predictor"])
     model = kind.__new__(kind)
     model.space = space
-    arrays = _read_arrays(folder / ARRAYS, document["arrays_sha256"])
+    arrays = _read_arrays(_arrays_file(folder, document), document["arrays_sha256"])
     try:
         model._open(document["metric"], document["options"], arrays.get("costs"))
         model._scale = float(document["scale"])

@@ -39,7 +39,8 @@ def provenance(kind: str, config: RunConfig) -> dict[str, Any]:
 def save(
     folder: Path, name: str, step: int, tensors: Mapping[str, Mapping[str, Tensor]], about: dict[str, Any]
 ) -> None:
-    """Write `folder/NAME.json` and one safetensors file for each group of `tensors`, then drop the files before them.
+    """Write `folder/NAME.json` and one safetensors file for each group of `tensors`, then drop the files before them,
+    and what a process that was killed left unfinished.
 
     Raises `InputError` where the folder cannot be written; the checkpoint before stays whole.
     """
@@ -57,7 +58,7 @@ def save(
         files[group] = {"file": path.name, "sha256": _digest(path)}
     write_json(folder / f"{name}.json", {"schema": SCHEMA, **about, "step": step, "files": files})
     kept = {entry["file"] for entry in files.values()}
-    for path in folder.glob("*-[0-9]*.safetensors"):
+    for path in [*folder.glob("*-[0-9]*.safetensors"), *folder.glob(".*-[0-9]*.safetensors.*")]:
         if path.name not in kept:
             path.unlink(missing_ok=True)
 

@@ -196,7 +196,8 @@ def test_a_cost_table_is_a_model(tmp_path: Path, space: SearchSpace) -> None:
 def test_damaged_models_are_refused(tmp_path: Path, source: Path, space: SearchSpace) -> None:
     folder = tmp_path / "model"
     fit_predictor(source, space, "phone_ms", model="ridge", out=folder)
-    (folder / "arrays.safetensors").write_bytes((folder / "arrays.safetensors").read_bytes()[:100])
+    (arrays,) = folder.glob("*.safetensors")
+    arrays.write_bytes(arrays.read_bytes()[:100])
     with pytest.raises(InputError, match="not readable as safetensors"):
         load_predictor(folder)
     document = json.loads((folder / "model.json").read_text())
@@ -224,23 +225,36 @@ def test_a_folder_that_is_no_model_is_not_overwritten(tmp_path: Path, source: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["measured.parquet", "model", "photos"]
 
 
+@pytest.mark.parametrize("moment", ["arrays", "model.json"])
 def test_a_model_survives_a_failed_replacement(
-    tmp_path: Path, source: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: Path, space: SearchSpace, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     fit_predictor(source, space, "phone_ms", model="flops", out=tmp_path / "m")
-    before = (tmp_path / "m" / "model.json").read_bytes()
+    before = predict(tmp_path / "m", ["01201201"]).value
     rename = Path.replace
 
     def failing(path: Path, target: Path) -> Path:
-        if target == tmp_path / "m" and not path.name.endswith(".old"):
+        if target.name.startswith(moment):
             raise OSError(28, "No space left on device")
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "replace", failing)
-    with pytest.raises(InputError, match="No space left"):
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="No space left"):
+        patch.setattr(Path, "replace", failing)
         fit_predictor(source, space, "phone_ms", model="ridge", out=tmp_path / "m")
-    assert (tmp_path / "m" / "model.json").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".m.")] == []
+    np.testing.assert_array_equal(predict(tmp_path / "m", ["01201201"]).value, before)
+    assert load_predictor(tmp_path / "m").name == "flops"
+    fit_predictor(source, space, "phone_ms", model="ridge", out=tmp_path / "m")
+    assert load_predictor(tmp_path / "m").name == "ridge"
+    assert len(list((tmp_path / "m").iterdir())) == 2
+
+
+def test_a_model_is_saved_where_saving_was_cut_off(tmp_path: Path, source: Path, space: SearchSpace) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "arrays-0123456789ab.safetensors").write_bytes(b"whole")
+    (tmp_path / "m" / ".model.json.x7").write_bytes(b"{")
+    fit_predictor(source, space, "phone_ms", model="ridge", out=tmp_path / "m")
+    assert load_predictor(tmp_path / "m").name == "ridge"
+    assert [path.name for path in (tmp_path / "m").glob("*.safetensors")] != ["arrays-0123456789ab.safetensors"]
 
 
 def test_intervals_are_constant_unless_another_width_is_surely_better() -> None:
