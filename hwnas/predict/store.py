@@ -26,6 +26,8 @@ from hwnas.spaces import get_space
 
 SCHEMA = 1
 MODEL, ARRAYS = "model.json", "arrays*.safetensors"
+FIRST_ARRAYS = "arrays.safetensors"
+"""What the file was called before `model.json` named it."""
 FIELDS = ("space", "predictor", "options", "metric", "quantity", "unit", "scale", "domain", "arrays_sha256")
 
 
@@ -48,7 +50,8 @@ def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str
     if model._training is not None or model.calibration is not None:
         arrays |= {f"calibration.{name}": array for name, array in model.calibrated().to_arrays().items()}
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    document = {
+    digest = hashlib.sha256(content).hexdigest()
+    document: dict[str, Any] = {
         "kind": "predictor",
         "schema": SCHEMA,
         "hwnas": hwnas.__version__,
@@ -65,19 +68,15 @@ def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str
             for gene, value in zip(model.space.genes, model.fixed, strict=True)
             if value >= 0
         },
-        "arrays_sha256": hashlib.sha256(content).hexdigest(),
+        "arrays": ARRAYS.replace("*", f"-{digest[:12]}"),
+        "arrays_sha256": digest,
         **(provenance or {}),
     }
-    arrays_file = _arrays_file(folder, document)
-    write_bytes(arrays_file, content)
+    write_bytes(folder / document["arrays"], content)
     write_json(folder / MODEL, document)
     for path in folder.glob(ARRAYS):
-        if path != arrays_file:
+        if path.name != document["arrays"]:
             path.unlink(missing_ok=True)
-
-
-def _arrays_file(folder: Path, document: Mapping[str, Any]) -> Path:
-    return folder / ARRAYS.replace("*", f"-{document['arrays_sha256'][:12]}")
 
 
 def check_vacant(folder: Path) -> None:
@@ -97,7 +96,8 @@ def load_predictor(folder: str | Path) -> Predictor:
     kind = predictors.get(document["predictor"])
     model = kind.__new__(kind)
     model.space = space
-    arrays = _read_arrays(_arrays_file(folder, document), document["arrays_sha256"])
+    name = Path(str(document.get("arrays", FIRST_ARRAYS))).name
+    arrays = _read_arrays(folder / name, document["arrays_sha256"])
     try:
         model._open(document["metric"], document["options"], arrays.get("costs"))
         model._scale = float(document["scale"])

@@ -248,6 +248,17 @@ def test_a_model_survives_a_failed_replacement(
     assert len(list((tmp_path / "m").iterdir())) == 2
 
 
+def test_a_model_of_the_first_layout_opens(tmp_path: Path, source: Path, space: SearchSpace) -> None:
+    fit_predictor(source, space, "phone_ms", model="ridge", out=tmp_path / "m")
+    expected = predict(tmp_path / "m", ["01201201"]).value
+    (arrays,) = (tmp_path / "m").glob("*.safetensors")
+    arrays.rename(tmp_path / "m" / "arrays.safetensors")
+    document = json.loads((tmp_path / "m" / "model.json").read_text())
+    del document["arrays"]
+    (tmp_path / "m" / "model.json").write_text(json.dumps(document))
+    np.testing.assert_array_equal(predict(tmp_path / "m", ["01201201"]).value, expected)
+
+
 def test_a_model_is_saved_where_saving_was_cut_off(tmp_path: Path, source: Path, space: SearchSpace) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "arrays-0123456789ab.safetensors").write_bytes(b"whole")
