@@ -12,9 +12,10 @@ from hwnas.core.errors import InputError
 from hwnas.core.table import CostTable
 from hwnas.predict.base import Array
 from hwnas.predict.data import Measurements
-from hwnas.predict.gp import JITTER, GaussianProcess
+from hwnas.predict.gp import GaussianProcess
 from hwnas.predict.intervals import folds_of
 from hwnas.predict.kernels import grams
+from hwnas.predict.likelihood import JITTER
 from hwnas.predict.metrics import HIGHER_IS_BETTER, score
 from hwnas.spaces import SearchSpace
 

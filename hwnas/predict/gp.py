@@ -1,31 +1,35 @@
 """Exact Gaussian processes whose kernel is a sum of fixed kernels with learnt variances.
 
-The variances and the noise are those of greatest marginal likelihood (Rasmussen and Williams 2006, eq. 5.8 and 5.9).
-Because no kernel changes its shape while they are sought, each Gram matrix is computed once, which makes the fit
-several times quicker than a general implementation that rebuilds them at every step.
+The variances and the noise are those of greatest marginal likelihood (Rasmussen and Williams 2006, section 5.4.1).
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, lapack
+from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 
 from hwnas.core.errors import InputError
 from hwnas.predict.base import Array, Arrays, Predictor, register
 from hwnas.predict.features import in_chunks
 from hwnas.predict.kernels import KERNELS, Viewer, grams
+from hwnas.predict.likelihood import factor, inverse, left_out, mixture, negative_likelihood, symmetric, triangles
 from hwnas.predict.regression import LOSSES, robust_weights
 from hwnas.predict.warp import Warp
 
 STAGES = ((600, 60), (1000, 12), (1500, 6))
 """Rows and steps of each stage in which the variances are learnt."""
-JITTER = 1e-8
+STEPS_AGAIN = 20
+"""Steps after outliers were found among the rows of a stage."""
 LEAST, MOST = float(np.log(1e-7)), float(np.log(1e3))
 NEGLIGIBLE = 1e-6
 PRIOR_KERNEL, PRIOR_NOISE, PRIOR_SPREAD = -3.0, -5.0, 3.0
-ROBUST_ROUNDS = 4
+ROUNDS = 4
+REACH = 5.0
+"""Deviations from what the other rows say beyond which a row is an outlier, from which nothing is learnt."""
+MOST_NOISE = 100.0
+"""Variance, in units of the target's, of the noise of a row that says nothing."""
 LEAST_SIZE = 0.05
 FEW_TO_REFIT = 250
 
@@ -46,7 +50,8 @@ class GaussianProcess(Predictor):
         """Options.
 
         Args:
-            loss: `l2`; `tukey` or `l1`, which reweight the rows by their residuals.
+            loss: `l2`, which leaves out rows that stand out by more than `REACH` deviations; `tukey` or `l1`, which
+                reweight all rows by their residuals.
             relative: the noise of a cost grows in proportion to it.
             effects: place each choice of a gene by what it adds in a linear fit. It helps where genes have few choices
                 and rows are many; being fitted to the target, it is cross-validated by refitting.
@@ -82,23 +87,28 @@ class GaussianProcess(Predictor):
     def _learn(self, noise: Array) -> Array:
         """Variances of the kernels and of the noise, (kernels + 1,), of greatest likelihood on a subset of the rows.
 
-        Most steps are taken on few rows, the last ones on more.
+        Most steps are taken on few rows, the last ones on more, and those on none that stood out before.
         """
         logs = np.append(np.full(len(self.kernels), np.log(0.3)), np.log(0.03))
         order = np.random.default_rng(self.seed).permutation(len(noise))
         for rows, steps in STAGES:
-            logs = self._climb(logs, order[:rows], noise, steps)
-            if rows >= len(order):
+            chosen, rest = order[:rows], order[rows:]
+            logs, trusted = self._climb(logs, chosen, noise, steps)
+            if not trusted.all():
+                chosen = chosen[trusted]
+                logs, trusted = self._climb(logs, chosen, noise, STEPS_AGAIN)
+            if len(rest) == 0:
                 break
+            order = np.concatenate([chosen[trusted], rest])
         return np.asarray(np.exp(logs))
 
-    def _climb(self, start: Array, chosen: NDArray[np.int64], noise: Array, steps: int) -> Array:
-        """Logarithms of the variances after some steps to a greater likelihood of the `chosen` rows."""
-        target = self._target[chosen]
-        if self.loss != "l2":
-            target = np.clip(target, *np.percentile(target, [2, 98]))
-        part = {name: view[chosen] for name, view in self._views.items()}
-        stack = np.stack([gram.ravel() for gram in grams(self.kernels, part, part)])
+    def _climb(
+        self, start: Array, chosen: NDArray[np.int64], noise: Array, steps: int
+    ) -> tuple[Array, NDArray[np.bool_]]:
+        """Logarithms of the variances after some steps to a greater likelihood of the `chosen` rows, and which of these
+        are no outliers."""
+        target, part = self._target[chosen], {name: view[chosen] for name, view in self._views.items()}
+        stack = triangles(grams(self.kernels, part, part))
         prior = np.append(np.full(len(stack), PRIOR_KERNEL), PRIOR_NOISE)
         found = minimize(
             negative_likelihood,
@@ -109,19 +119,30 @@ class GaussianProcess(Predictor):
             bounds=[(LEAST, MOST)] * len(start),
             options={"maxiter": steps},
         )
-        return np.asarray(found.x)
+        variances = np.exp(found.x)
+        covariance = mixture(stack, variances[:-1], len(target))
+        errors, spreads = left_out(factor(covariance, variances[-1] * noise[chosen]), target)
+        return np.asarray(found.x), np.abs(errors) <= REACH * np.sqrt(spreads)
 
     def _solve(self, noise: Array) -> None:
+        """Condition on all rows, in rounds: what the others say of a row decides how noisy it is taken to be."""
         covariance = np.zeros((len(noise), len(noise)))
         used, variances = self._used()
         for variance, gram in zip(variances, grams(used, self._views, self._views), strict=True):
             covariance += variance * gram
-        scale = self._variances[-1] * noise
-        self._factor = _factor(covariance, scale)
-        for _ in range(ROBUST_ROUNDS if self.loss != "l2" else 0):
-            left_out = cho_solve(self._factor, self._target) / np.diag(_inverse(self._factor))
-            weights = robust_weights(left_out / np.sqrt(noise), self.loss)
-            self._factor = _factor(covariance, np.minimum(scale / weights, 1e4))
+        own = taken = self._variances[-1] * noise
+        self._factor = factor(covariance, own)
+        for _ in range(ROUNDS):
+            errors, spreads = left_out(self._factor, self._target)
+            if self.loss == "l2":
+                outliers = np.abs(errors) > REACH * np.sqrt(spreads - taken + own)
+                reweighted = np.where(outliers, MOST_NOISE, own)
+            else:
+                reweighted = np.minimum(own / robust_weights(errors / np.sqrt(noise), self.loss), MOST_NOISE)
+            if np.array_equal(taken, reweighted):
+                break
+            taken = reweighted
+            self._factor = factor(covariance, taken)
         self._alpha = cho_solve(self._factor, self._target)
 
     def _used(self) -> tuple[list[tuple[str, str]], Array]:
@@ -171,12 +192,13 @@ class GaussianProcess(Predictor):
         if len(target) < FEW_TO_REFIT or self._refits:
             return super()._cross_predict(genotypes, target, fold)
         self._fit(genotypes, target)
-        inverse = _inverse(self._factor)
-        left_out = np.empty(len(target))
+        precision = symmetric(inverse(self._factor))
+        predicted = np.empty(len(target))
         for part in np.unique(fold):
             rows = np.flatnonzero(fold == part)
-            left_out[rows] = self._target[rows] - np.linalg.solve(inverse[np.ix_(rows, rows)], self._alpha[rows])
-        return np.asarray(left_out * self._centre[1] + self._centre[0])
+            errors = np.linalg.solve(precision[np.ix_(rows, rows)], self._alpha[rows])
+            predicted[rows] = self._target[rows] - errors
+        return np.asarray(predicted * self._centre[1] + self._centre[0])
 
     def _state(self) -> Arrays:
         learnt = {"variances": self._variances, "alpha": self._alpha, "centre": self._centre}
@@ -192,36 +214,3 @@ class GaussianProcess(Predictor):
         self._viewer.restore(state)
         self._genotypes = state["genotypes"]
         self._views = self._viewer(self._genotypes)
-
-
-def _factor(covariance: Array, noise: Array) -> tuple[Array, bool]:
-    matrix = covariance.copy()
-    matrix[np.diag_indices_from(matrix)] += noise + JITTER
-    factor: tuple[Array, bool] = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-    return factor
-
-
-def _inverse(factor: tuple[Array, bool]) -> Array:
-    inverse, _ = lapack.dpotri(factor[0], lower=1)
-    lower = np.tril(inverse)
-    return np.asarray(lower + np.tril(lower, -1).T)
-
-
-def negative_likelihood(
-    logs: Array, stack: Array, y: Array, noise: Array, prior: Array, spread: float
-) -> tuple[float, Array]:
-    """Negative log marginal likelihood and its gradient in the logarithms of the variances; `stack` is (kernels, n n).
-
-    A normal prior on the logarithms (`prior` their means, `spread` their deviation) keeps few rows from extremes.
-    """
-    variances = np.exp(logs)
-    try:
-        factor = _factor((variances[:-1] @ stack).reshape(len(y), len(y)), variances[-1] * noise)
-    except LinAlgError:
-        return 1e25, np.zeros(len(logs))
-    alpha = cho_solve(factor, y, check_finite=False)
-    gap = (logs - prior) / spread
-    value = 0.5 * float(y @ alpha) + float(np.log(np.diag(factor[0])).sum()) + 0.5 * float(gap @ gap)
-    excess = _inverse(factor) - np.outer(alpha, alpha)
-    slopes = np.append(stack @ excess.ravel(), np.diag(excess) @ noise)
-    return value, 0.5 * variances * slopes + gap / spread

@@ -24,8 +24,9 @@ from hwnas.core.units import THROUGHPUT, quantity_of
 from hwnas.predict.base import Array, Arrays, Predictor, register
 from hwnas.predict.data import column_names, parse_archs, read_columns
 from hwnas.predict.features import in_chunks
-from hwnas.predict.gp import JITTER, LEAST, LEAST_SIZE, MOST, GaussianProcess, negative_likelihood
+from hwnas.predict.gp import LEAST, LEAST_SIZE, MOST, GaussianProcess
 from hwnas.predict.kernels import Kernel, Views, grams
+from hwnas.predict.likelihood import JITTER, factor, mixture, negative_likelihood, triangles
 from hwnas.predict.metrics import score
 from hwnas.predict.residual import under
 from hwnas.spaces import SearchSpace
@@ -160,11 +161,10 @@ class Transfer(Predictor):
         y = (target - self._centre[0]) / self._centre[1]
         size = np.maximum(np.abs(target) / np.abs(target).mean(), LEAST_SIZE)
         noise = size**2 if self.quantity.is_cost else np.ones(len(y))
-        stack = np.stack([gram.ravel() for gram in grams(KERNELS, self._rows, self._rows)])
+        stack = triangles(grams(KERNELS, self._rows, self._rows))
         self._variances = _maximise([(stack, y, noise)], self._prior, PRIOR_SPREAD)
-        covariance = (self._variances[:-1] @ stack).reshape(len(y), len(y))
-        covariance[np.diag_indices_from(covariance)] += self._variances[-1] * noise + JITTER
-        self._alpha = np.linalg.solve(covariance, y)
+        covariance = mixture(stack, self._variances[:-1], len(y))
+        self._alpha = cho_solve(factor(covariance, self._variances[-1] * noise), y)
 
     def _predict(self, genotypes: NDArray[np.int16]) -> Array:
         return in_chunks(self._predict_part, genotypes)
@@ -187,7 +187,7 @@ class Transfer(Predictor):
                 views = self._practice_views(table.population[rows], number, int(device))
                 target = table.costs[rows, device]
                 y = (target - target.mean()) / target.std()
-                stack = np.stack([gram.ravel() for gram in grams(KERNELS, views, views)])
+                stack = triangles(grams(KERNELS, views, views))
                 tasks.append((stack, y, np.maximum(target / target.mean(), LEAST_SIZE) ** 2))
         return np.asarray(np.log(_maximise(tasks, PRIOR, 3.0)))
 

@@ -1,4 +1,4 @@
-"""Kernels of positions that follow each other, and the warp of a target that levels off."""
+"""Kernels of positions that follow each other, what a process learns and leaves out, and the warp of a target."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from hwnas.predict import load_predictor
 from hwnas.predict.features import choice_features, position_features
 from hwnas.predict.gp import GaussianProcess
 from hwnas.predict.kernels import adjacent
+from hwnas.predict.likelihood import factor, inverse, left_out, mixture, negative_likelihood, symmetric, triangles
 from hwnas.predict.metrics import score
 from hwnas.predict.warp import Warp
 from hwnas.spaces import get_space
@@ -49,6 +50,51 @@ def test_what_a_block_costs_after_another_is_learnt() -> None:
         model = GaussianProcess(SPACE, kernels=kernels).fit(population[learnt], cost[learnt])
         errors[kernels] = score("mape", cost[test], model.predict(population[test]))
     assert errors["offset+additive+pairs"] < 0.7 * errors["offset+additive"]
+
+
+def two_kernels(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(n)
+    x, noise = rng.normal(size=(n, 3)), rng.uniform(0.5, 2.0, n)
+    grams = np.stack([x @ x.T, np.exp(-((x[:, None] - x[None]) ** 2).sum(axis=2))])
+    return grams, noise, x[:, 0] + np.sin(x[:, 1]) + rng.normal(0, 0.2, n)
+
+
+def test_the_likelihood_and_its_slopes() -> None:
+    grams, noise, y = two_kernels(40)
+    logs, prior, stack = np.log([0.7, 0.4, 0.1]), np.full(3, -2.0), triangles(grams)
+    covariance = 0.7 * grams[0] + 0.4 * grams[1] + np.diag(0.1 * noise)
+    expected = 0.5 * y @ np.linalg.solve(covariance, y) + 0.5 * np.linalg.slogdet(covariance)[1]
+    value, slopes = negative_likelihood(logs, stack, y, noise, prior, 3.0)
+    assert value == pytest.approx(expected + 0.5 * (((logs - prior) / 3.0) ** 2).sum(), rel=1e-6)
+    for number in range(3):
+        step = 1e-5 * np.eye(3)[number]
+        ends = [negative_likelihood(logs + sign * step, stack, y, noise, prior, 3.0)[0] for sign in (1, -1)]
+        assert slopes[number] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5)
+
+
+def test_a_row_left_out_is_predicted_by_the_others() -> None:
+    grams, noise, y = two_kernels(25)
+    factored = factor(mixture(triangles(grams), np.array([0.7, 0.4]), 25), 0.1 * noise)
+    covariance = 0.7 * grams[0] + 0.4 * grams[1]
+    assert np.allclose(symmetric(inverse(factored)) @ (covariance + np.diag(0.1 * noise)), np.eye(25), atol=1e-5)
+    errors, spreads = left_out(factored, y)
+    others, noisy = np.arange(1, 25), covariance + np.diag(0.1 * noise)
+    weights = np.linalg.solve(noisy[np.ix_(others, others)], covariance[others, 0])
+    assert errors[0] == pytest.approx(y[0] - weights @ y[others], rel=1e-5)
+    assert spreads[0] == pytest.approx(noisy[0, 0] - weights @ covariance[others, 0], rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [300, 900])
+def test_rows_that_stand_out_are_not_learnt_from(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    population = SPACE.distinct(SPACE.sample(rows + 300, 0))
+    cost = SPACE.macs(population) / 1e8 * (1 + rng.normal(0, 0.01, len(population)))
+    learnt, test = slice(0, rows), slice(rows, None)
+    measured = cost.copy()
+    measured[rng.choice(rows, rows // 30, replace=False)] *= 1.6
+    clean, spoilt = (GaussianProcess(SPACE).fit(population[learnt], values[learnt]) for values in (cost, measured))
+    errors = [score("mape", cost[test], model.predict(population[test])) for model in (clean, spoilt)]
+    assert errors[1] < 1.15 * errors[0]
 
 
 def test_a_warp_is_monotone_and_comes_back() -> None:
