@@ -157,7 +157,7 @@ def tables_merge(
 @app.command("doctor")
 def doctor(as_json: Json = False) -> None:
     """Devices, runtimes and libraries found, and how steadily this machine measures now."""
-    from hwnas.profile.device import diagnose
+    from hwnas.profile.doctor import diagnose
 
     findings = diagnose()
     report = [{"topic": f.topic, "level": f.level, "found": f.found, "advice": f.advice} for f in findings]

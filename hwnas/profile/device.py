@@ -1,4 +1,4 @@
-"""What this machine is: the `Target` of a request, the circumstances of a measurement, and what `hwnas doctor` says."""
+"""What this machine is: the `Target` of a request, and the circumstances of a measurement."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
@@ -20,16 +18,10 @@ from hwnas.core.target import Environment, Target
 from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
 from hwnas.profile.boards import look_at_boards
-from hwnas.profile.meters import find_meter
-from hwnas.profile.stats import CALM, reference_speed
-from hwnas.profile.timer import matrix_sentinel
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "apache-tvm", "apache-tvm-ffi",
              "nvidia-ml-py")
 LOOK_S = 0.1
-SENTINEL_S = 2.0
-
-Level = Literal["ok", "info", "warning"]
 
 
 def cpu_model() -> str:
@@ -56,9 +48,13 @@ def idlest_cores(count: int) -> list[int]:
     usable = usable_cores()
     if not 1 <= count <= len(usable):
         raise InputError(f"--threads {count} asked for, this machine lets hwnas use 1 to {len(usable)}")
-    loads = psutil.cpu_percent(LOOK_S, percpu=True)
-    load = {core: loads[core] if core < len(loads) else 0.0 for core in usable}
-    return sorted(sorted(usable, key=load.__getitem__)[:count])
+    return sorted(by_load()[:count])
+
+
+def by_load() -> list[int]:
+    """The usable cores, those with the least to do now first."""
+    loads = dict(enumerate(psutil.cpu_percent(LOOK_S, percpu=True)))
+    return sorted(usable_cores(), key=lambda core: loads.get(core, 0.0))
 
 
 def local_target(runtime: str, settings: Settings) -> Target:
@@ -138,87 +134,3 @@ def environment(settings: Settings | None = None, cpus: list[int] | None = None)
     if cpus is not None:
         record["pinned_to"] = cpus if hasattr(os, "sched_setaffinity") else []
     return record
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of `hwnas doctor`: what was looked at, what was found, and what to do about it."""
-
-    topic: str
-    level: Level
-    found: str
-    advice: str = ""
-
-
-def diagnose() -> list[Finding]:
-    """Devices, runtimes, libraries and how steadily this machine measures now; takes about two seconds."""
-    return [*_devices(), *_runtimes(), *_libraries(), *_conditions(), _steadiness()]
-
-
-def _devices() -> Iterator[Finding]:
-    yield Finding("cpu", "ok", f"{cpu_model()}, {len(usable_cores())} cores usable")
-    names = gpus()
-    told = "" if nvidia.gpu() or not names else "install nvidia-ml-py to log its clocks and measure its energy"
-    yield Finding("gpu", "ok" if names else "info", ", ".join(names) or "none found", told)
-    for device in ("cpu", *(("gpu",) if names else ())):
-        try:
-            yield Finding(f"energy of the {device}", "ok", f"counted by {find_meter(Settings(device)).meter}")
-        except UnavailableError as error:
-            yield Finding(f"energy of the {device}", "info", str(error))
-
-
-def _runtimes() -> Iterator[Finding]:
-    for name in backends:
-        backend = backends.get(name)
-        here = [device for device in backend.devices if device == "cpu" or gpus()]
-        can = [device for device in here if backend.unavailable(Settings(device)) is None]
-        if can:
-            skills = [text for text, has in (("tunes kernels (--trials)", backend.can_tune),
-                                             ("measures boards (--remote)", backend.can_remote)) if has]
-            yield Finding(f"runtime {name}", "ok",
-                          "; ".join([f"{backend.version()}: {', '.join(can)}", ", ".join(backend.precisions), *skills]))
-        else:
-            reason = (backend.unavailable(Settings(device)) for device in backend.devices)
-            absent = not backend.version()
-            yield Finding(f"runtime {name}", "info", next(filter(None, reason), "it needs a GPU"),
-                          f"install {' or '.join(backend.distributions)} to use it" if absent else "")
-
-
-def _libraries() -> Iterator[Finding]:
-    found = versions()
-    yield Finding("libraries", "ok", ", ".join(f"{name} {number}" for name, number in found.items()))
-    if "onnxruntime" in found and "onnxruntime-gpu" in found:
-        yield Finding("libraries", "warning", "onnxruntime and onnxruntime-gpu overwrite each other's files",
-                      "uninstall both, then install the one you want")
-
-
-def _conditions() -> Iterator[Finding]:
-    name = governor()
-    steady = name in ("", "performance")
-    yield Finding("governor", "ok" if steady else "warning", name or "not shown by this system",
-                  "" if steady else "set it to performance while measuring: cpupower frequency-set -g performance")
-    busy = sum(value > 50 for value in psutil.cpu_percent(LOOK_S, percpu=True))
-    cores = os.cpu_count() or 1
-    yield Finding("other load", "warning" if busy >= cores else "ok", f"{busy} of {cores} cores are busy",
-                  "no core is free: stop other work, or measurements take longer" if busy >= cores else "")
-    pinning = hasattr(os, "sched_setaffinity")
-    yield Finding("pinning", "ok" if pinning else "info",
-                  "workers are pinned to the idlest cores" if pinning else "this system has none; medians are noisier")
-
-
-def _steadiness() -> Finding:
-    """Watch the sentinel for a while."""
-    once = matrix_sentinel()
-    clock = time.perf_counter_ns
-    ticks = {clock() for _ in range(1000)}
-    resolution = min(b - a for a, b in zip(sorted(ticks), sorted(ticks)[1:], strict=False))
-    times, end = [], clock() + int(SENTINEL_S * 1e9)
-    while clock() < end:
-        times.append(sorted(once() for _ in range(9))[4] / 1e6)
-    reference = reference_speed(times)
-    calm = sum(abs(value / reference - 1) <= CALM for value in times) / len(times)
-    found = f"the sentinel is at reference speed {100 * calm:.0f} % of the time (timer resolution {resolution} ns)"
-    if calm >= 0.5:
-        return Finding("steadiness", "ok", found)
-    return Finding("steadiness", "warning", found, "stop other work, plug in the charger, let it cool down; "
-                                                   "hwnas corrects for it but measures longer")

@@ -1,16 +1,21 @@
 """The run folder: what `profile` leaves, how it resumes, what it refuses."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
+import psutil
 import pytest
 
 from hwnas.cli.shell import run as hwnas
 from hwnas.core.errors import InputError, StoreError, TargetMismatchError, UnavailableError, UnknownNameError
 from hwnas.core.table import CostTable
-from hwnas.profile import Effort, Run, Settings, measure_onnx, profile, profile_batches
-from hwnas.profile.device import diagnose, environment, local_target
+from hwnas.profile import Effort, Run, Settings, doctor, measure_onnx, profile, profile_batches
+from hwnas.profile.device import environment, local_target, usable_cores
+from hwnas.profile.process import worker_environment
 from hwnas.profile.run import random_networks
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
@@ -189,13 +194,36 @@ def test_the_environment_is_json():
 
 
 def test_doctor_finds_this_machine(monkeypatch):
-    monkeypatch.setattr("hwnas.profile.device.SENTINEL_S", 0.05)
-    monkeypatch.setattr("hwnas.profile.device.versions", lambda: {"onnxruntime": "1", "onnxruntime-gpu": "2"})
-    findings = diagnose()
+    monkeypatch.setattr("hwnas.profile.doctor.SENTINEL_S", 0.05)
+    monkeypatch.setattr("hwnas.profile.doctor.versions", lambda: {"onnxruntime": "1", "onnxruntime-gpu": "2"})
+    findings = doctor.diagnose()
     topics = {finding.topic for finding in findings}
     assert {"cpu", "gpu", "runtime onnxruntime", "runtime torch", "libraries", "governor", "steadiness"} <= topics
     (clash,) = [f for f in findings if f.topic == "libraries" and f.level == "warning"]
     assert "overwrite" in clash.found and clash.advice
+
+
+def test_doctor_tries_the_neighbours(monkeypatch):
+    before = usable_cores()
+    if not hasattr(os, "sched_setaffinity") or len(before) < 2:
+        pytest.skip("one core, or none that can be pinned to")
+    monkeypatch.setattr("hwnas.profile.doctor.psutil.cpu_percent", lambda *_, **__: [0.0] * os.cpu_count())
+    monkeypatch.setattr("hwnas.profile.doctor.GLIMPSE_S", 0.005)
+    (tried,) = doctor._neighbours()
+    assert tried.topic == "neighbours" and f"core {before[0]} " in f"{tried.found} "
+    assert usable_cores() == before, "it may run where it did"
+    assert not [child for child in psutil.Process().children() if "matrix_sentinel" in " ".join(child.cmdline())]
+    monkeypatch.setattr("hwnas.profile.doctor._slowdowns", lambda cores: [(cores[0], 1.8)])
+    (slowed,) = doctor._neighbours()
+    assert slowed.level == "warning" and f"1.8 times as long while core {before[1]} works" in slowed.found
+    monkeypatch.setattr("hwnas.profile.doctor.psutil.cpu_percent", lambda *_, **__: [99.0] * os.cpu_count())
+    (skipped,) = doctor._neighbours()
+    assert skipped.level == "info" and "busy" in skipped.found
+
+
+def test_a_busy_neighbour_ends_with_its_parent():
+    command = [sys.executable, "-c", doctor.BUSY, str(os.getpid() + 1)]
+    assert subprocess.run(command, env=worker_environment(1), timeout=60, check=True, stdout=subprocess.PIPE).stdout
 
 
 def test_the_table_is_the_measurements(folder):
