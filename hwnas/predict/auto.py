@@ -230,7 +230,7 @@ def _dear(data: Measurements, robust: bool) -> list[tuple[str, Options]]:
         found += [("boosting", {"loss": "l1"}), ("boosting", {"loss": "l1", "power": 2.0, "leaves": 6})]
         found.append(("residual", {"base": "physical", **ROBUST}))
     if robust and len(data) <= MOST_ROWS:
-        found.append(("gp", {"kernels": "offset+additive", **ROBUST}))
+        found.append(("gp", {"kernels": "offset+additive", "loss": "l1"}))
     if not data.quantity.is_cost and len(data) >= MANY:
         found.append(("mlp", {"loss": "l1"}))
         placed = ROWS_A_CHOICE * int(data.space.choices.sum()) <= len(data) <= MOST_ROWS

@@ -14,7 +14,7 @@ from hwnas.core.errors import InputError
 from hwnas.predict.base import Array, Arrays, Predictor, register
 from hwnas.predict.features import in_chunks
 from hwnas.predict.kernels import KERNELS, Viewer, grams
-from hwnas.predict.likelihood import factor, inverse, left_out, mixture, negative_likelihood, symmetric, triangles
+from hwnas.predict.likelihood import Factor, factor, left_out, mixture, negative_likelihood, triangles
 from hwnas.predict.regression import LOSSES, robust_weights
 from hwnas.predict.warp import Warp
 
@@ -76,9 +76,9 @@ class GaussianProcess(Predictor):
         self._centre = np.array([target.mean(), target.std() or 1.0])
         self._target = (target - self._centre[0]) / self._centre[1]
         self._magnitude = float(np.abs(target).mean())
-        noise = self._noise_sizes(target)
-        self._variances = self._learn(noise)
-        self._solve(noise)
+        self._noise = self._noise_sizes(target)
+        self._variances = self._learn(self._noise)
+        self._factor, self._alpha = self._condition(self._covariance(), self._target, self._noise)
 
     def _noise_sizes(self, target: Array) -> Array:
         """The variance of each row's noise, (n,), relative to that of a row of mean size."""
@@ -124,16 +124,23 @@ class GaussianProcess(Predictor):
         errors, spreads = left_out(factor(covariance, variances[-1] * noise[chosen]), target)
         return np.asarray(found.x), np.abs(errors) <= REACH * np.sqrt(spreads)
 
-    def _solve(self, noise: Array) -> None:
-        """Condition on all rows, in rounds: what the others say of a row decides how noisy it is taken to be."""
-        covariance = np.zeros((len(noise), len(noise)))
+    def _covariance(self) -> Array:
+        """Of the rows learnt from, (n, n), without their noise."""
+        covariance = np.zeros((len(self._target), len(self._target)))
         used, variances = self._used()
         for variance, gram in zip(variances, grams(used, self._views, self._views), strict=True):
             covariance += variance * gram
+        return covariance
+
+    def _condition(self, covariance: Array, target: Array, noise: Array) -> tuple[Factor, Array]:
+        """The factored covariance of some rows and their coefficients (n,).
+
+        What the others say of a row decides, in rounds, how noisy it is taken to be.
+        """
         own = taken = self._variances[-1] * noise
-        self._factor = factor(covariance, own)
+        factored = factor(covariance, own)
         for _ in range(ROUNDS):
-            errors, spreads = left_out(self._factor, self._target)
+            errors, spreads = left_out(factored, target)
             if self.loss == "l2":
                 outliers = np.abs(errors) > REACH * np.sqrt(spreads - taken + own)
                 reweighted = np.where(outliers, MOST_NOISE, own)
@@ -142,8 +149,8 @@ class GaussianProcess(Predictor):
             if np.array_equal(taken, reweighted):
                 break
             taken = reweighted
-            self._factor = factor(covariance, taken)
-        self._alpha = cho_solve(self._factor, self._target)
+            factored = factor(covariance, taken)
+        return factored, cho_solve(factored, target)
 
     def _used(self) -> tuple[list[tuple[str, str]], Array]:
         kept = self._variances[:-1] > NEGLIGIBLE
@@ -185,19 +192,19 @@ class GaussianProcess(Predictor):
         return predicted, np.sqrt(np.maximum(np.diag(covariance), 0.0) + noise * self._noise_sizes(predicted))
 
     def _cross_predict(self, genotypes: NDArray[np.int16], target: Array, fold: NDArray[np.int64]) -> Array:
-        """Left-out predictions of every fold from one factorisation (Rasmussen and Williams 2006, section 5.4.2).
+        """Predictions of each fold from the other rows, with the variances of all.
 
-        The variances are those of all rows, which many rows hide and few would give away: few are refitted.
+        Many rows hide in these variances, and few would be given away: few are refitted.
         """
         if len(target) < FEW_TO_REFIT or self._refits:
             return super()._cross_predict(genotypes, target, fold)
         self._fit(genotypes, target)
-        precision = symmetric(inverse(self._factor))
-        predicted = np.empty(len(target))
+        covariance, predicted = self._covariance(), np.empty(len(target))
         for part in np.unique(fold):
-            rows = np.flatnonzero(fold == part)
-            errors = np.linalg.solve(precision[np.ix_(rows, rows)], self._alpha[rows])
-            predicted[rows] = self._target[rows] - errors
+            asked, others = np.flatnonzero(fold == part), np.flatnonzero(fold != part)
+            among = covariance[np.ix_(others, others)]
+            _, alpha = self._condition(among, self._target[others], self._noise[others])
+            predicted[asked] = covariance[np.ix_(asked, others)] @ alpha
         return np.asarray(predicted * self._centre[1] + self._centre[0])
 
     def _state(self) -> Arrays:

@@ -55,12 +55,6 @@ def inverse(factored: Factor) -> Array:
     return np.asarray(lapack.dpotri(factored[0], lower=0)[0])
 
 
-def symmetric(upper: Array) -> Array:
-    """A symmetric matrix from its upper triangle."""
-    triangle = np.triu(upper)
-    return np.asarray(triangle + np.triu(triangle, 1).T)
-
-
 def left_out(factored: Factor, y: Array) -> tuple[Array, Array]:
     """Error of each row as the others predict it and the variance expected of it, (n,) each (Rasmussen and Williams
     2006, eq. 5.12)."""

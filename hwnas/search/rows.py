@@ -16,7 +16,7 @@ EMPTY = np.uint64(0x9D7C3E5A1B2F4860)
 """Marks a free slot; that a genotype hashes to it is as unlikely as that two share a hash."""
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 LEAST_SLOTS = 1 << 16
-SLOTS_A_HASH, GROWTH = 2, 4
+SLOTS_A_HASH = 2
 
 
 class RowHash:
@@ -52,7 +52,7 @@ class RowSet:
 
     def _grow(self, more: int) -> None:
         held = self._slots[self._slots != EMPTY]
-        size = 1 << (GROWTH * SLOTS_A_HASH * (len(held) + more)).bit_length()
+        size = 1 << (2 * SLOTS_A_HASH * (len(held) + more)).bit_length()
         self._slots, self._claims = np.full(size, EMPTY), np.zeros(size, dtype=np.int32)
         self._insert(held)
 
