@@ -83,13 +83,12 @@ class Ensemble(Predictor):
 
     def configure(
         self,
-        members: tuple[tuple[str, dict[str, Any], float], ...] = (
-            ("gp", {}, 0.6),
-            ("boosting", {}, 0.2),
-            ("mlp", {}, 0.2),
-        ),
+        members: tuple[tuple[str, dict[str, Any], float], ...] = (("gp", {}, 0.6), ("residual", {}, 0.4)),
     ) -> None:
-        """`members`: kind, options and weight of each; the weights are taken in proportion."""
+        """`members`: kind, options and weight of each; the weights are taken in proportion.
+
+        Those by default are the two that are good from a hundred rows to thousands; `auto` chooses others and weights.
+        """
         self.parts = [member(self, kind, options) for kind, options, _ in members]
         weights = np.array([weight for *_, weight in members], dtype=np.float64)
         if not len(weights) or (weights < 0).any() or weights.sum() <= 0:
