@@ -50,8 +50,9 @@ class GaussianProcess(Predictor):
         """Options.
 
         Args:
-            loss: `l2`, which leaves out rows that stand out by more than `REACH` deviations; `tukey` or `l1`, which
-                reweight all rows by their residuals.
+            loss: `l2`; `tukey` or `l1`, which reweight the rows by their residuals. Rows of a cost that stand out by
+                more than `REACH` deviations are no part of `l2`, and the variances are learnt without them under each
+                loss; an accuracy may fall off a cliff that is real.
             relative: the noise of a cost grows in proportion to it.
             effects: place each choice of a gene by what it adds in a linear fit. It helps where genes have few choices
                 and rows are many; being fitted to the target, it is cross-validated by refitting.
@@ -64,6 +65,7 @@ class GaussianProcess(Predictor):
             raise InputError(f"loss is one of {', '.join(LOSSES)}, and kernels are {', '.join(KERNELS)}, joined by +")
         self.kernels = sorted(kernel for group in groups for kernel in KERNELS[group])
         self.loss, self.relative, self.seed = loss, relative and self.quantity.is_cost and not warp, seed
+        self._reach = REACH if self.quantity.is_cost else np.inf
         self._viewer, self._refits = Viewer(self.space, self.costs, effects), effects or warp
         self.warp = warp
         self._warp: Warp | None = None
@@ -122,7 +124,7 @@ class GaussianProcess(Predictor):
         variances = np.exp(found.x)
         covariance = mixture(stack, variances[:-1], len(target))
         errors, spreads = left_out(factor(covariance, variances[-1] * noise[chosen]), target)
-        return np.asarray(found.x), np.abs(errors) <= REACH * np.sqrt(spreads)
+        return np.asarray(found.x), np.abs(errors) <= self._reach * np.sqrt(spreads)
 
     def _covariance(self) -> Array:
         """Of the rows learnt from, (n, n), without their noise."""
@@ -142,7 +144,7 @@ class GaussianProcess(Predictor):
         for _ in range(ROUNDS):
             errors, spreads = left_out(factored, target)
             if self.loss == "l2":
-                outliers = np.abs(errors) > REACH * np.sqrt(spreads - taken + own)
+                outliers = np.abs(errors) > self._reach * np.sqrt(spreads - taken + own)
                 reweighted = np.where(outliers, MOST_NOISE, own)
             else:
                 reweighted = np.minimum(own / robust_weights(errors / np.sqrt(noise), self.loss), MOST_NOISE)

@@ -24,7 +24,7 @@ def triangles(matrices: Iterable[Array]) -> Array:
     return np.stack([matrix.ravel()[_lower(len(matrix))] for matrix in matrices])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _lower(n: int) -> NDArray[np.int64]:
     """Where the lower triangle stands in an (n, n) matrix laid out in rows."""
     return np.flatnonzero(np.tri(n, dtype=np.bool_))

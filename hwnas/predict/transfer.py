@@ -106,7 +106,8 @@ class SourceCosts:
         typical = table.costs.mean(axis=1)
         self.model._fit(table.population, typical)
         centred = (table.costs - self.model._centre[0]) / self.model._centre[1]
-        self.model._alpha = cho_solve(self.model._factor, centred)
+        noise = self.model._variances[-1] * self.model._noise
+        self.model._alpha = cho_solve(factor(self.model._covariance(), noise), centred)
         return self
 
     def __call__(self, genotypes: NDArray[np.int16]) -> Array:

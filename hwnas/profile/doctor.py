@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Literal, Self
 
 import psutil
 
@@ -21,22 +21,17 @@ from hwnas.profile.device import LOOK_S, by_load, cpu_model, governor, gpus, usa
 from hwnas.profile.meters import find_meter
 from hwnas.profile.process import worker_environment
 from hwnas.profile.stats import CALM, reference_speed
-from hwnas.profile.timer import Stopwatch, matrix_sentinel
 
 SENTINEL_S = 2.0
 GLIMPSE_S = 0.03
 GLIMPSES = 5
-NEIGHBOURS = 16
 SLOWED = 1.2
 BUSY_PERCENT = 50
-BUSY = """
-import os, sys
-from hwnas.profile.timer import matrix_sentinel
-once, parent = matrix_sentinel(), int(sys.argv[1])
-print(flush=True)
-while os.getppid() == parent:
-    for _ in range(1000):
-        once()
+WATCHER = """
+import json, sys
+from hwnas.profile.timer import watch_sentinel
+for seconds in sys.stdin:
+    print(json.dumps(watch_sentinel(float(seconds))), flush=True)
 """
 
 Level = Literal["ok", "info", "warning"]
@@ -54,7 +49,11 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Devices, runtimes, libraries and how steadily this machine measures now; takes some seconds."""
-    return [*_devices(), *_runtimes(), *_libraries(), *_conditions(), *_neighbours(), _steadiness()]
+    found = [*_devices(), *_runtimes(), *_libraries(), *_conditions()]
+    try:
+        return [*found, *_neighbours(), _steadiness()]
+    except (OSError, UnavailableError) as error:
+        return [*found, Finding("steadiness", "warning", f"not tried: {error}")]
 
 
 def _devices() -> Iterator[Finding]:
@@ -112,7 +111,8 @@ def _steadiness() -> Finding:
     """Watch the sentinel for a while."""
     ticks = {time.perf_counter_ns() for _ in range(1000)}
     resolution = min(b - a for a, b in zip(sorted(ticks), sorted(ticks)[1:], strict=False))
-    times = _watch(matrix_sentinel(), SENTINEL_S)
+    with _Watcher() as watcher:
+        times = watcher.ask(SENTINEL_S).answer()
     reference = reference_speed(times)
     calm = sum(abs(value / reference - 1) <= CALM for value in times) / len(times)
     found = f"the sentinel is at reference speed {100 * calm:.0f} % of the time (timer resolution {resolution} ns)"
@@ -122,53 +122,77 @@ def _steadiness() -> Finding:
                                                    "hwnas corrects for it but measures longer")
 
 
-def _watch(once: Stopwatch, seconds: float) -> list[float]:
-    """How long the sentinel takes, in ms, each the median of a few runs, for some time."""
-    times, end = [], time.monotonic() + seconds
-    while time.monotonic() < end:
-        times.append(median(once() for _ in range(9)) / 1e6)
-    return times
-
-
 def _neighbours() -> Iterator[Finding]:
     """Whether work on one core slows another, as where both are threads of one core and the system does not say so."""
     if not hasattr(os, "sched_setaffinity") or len(usable_cores()) < 2:
         return
-    own, *others = by_load()
+    own = by_load()[0]
+    others = _likely_siblings(own)
     loads = psutil.cpu_percent(LOOK_S, percpu=True)
-    if sum(load > BUSY_PERCENT for load in loads):
+    if any(load > BUSY_PERCENT for load in loads):
         yield Finding("neighbours", "info", "not tried, since some cores are busy")
         return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {own})
-    try:
-        slowed = [(core, factor) for core, factor in _slowdowns(others[:NEIGHBOURS]) if factor > SLOWED]
-    finally:
-        os.sched_setaffinity(0, before)
+    slowed = {core: factor for core, factor in _slowdowns(own, others) if factor > SLOWED}
     if slowed:
-        cores, worst = ", ".join(str(core) for core, _ in slowed), max(factor for _, factor in slowed)
-        yield Finding("neighbours", "warning", f"core {own} takes {worst:.1f} times as long while core {cores} works",
-                      "leave that one idle while measuring; as threads of one core they gain little from --threads 2")
+        cores = " or ".join(map(str, slowed))
+        yield Finding("neighbours", "warning",
+                      f"core {own} takes {max(slowed.values()):.1f} times as long while core {cores} works",
+                      "leave these idle while measuring; more threads may gain little")
     else:
-        yield Finding("neighbours", "ok", f"work on other cores does not slow core {own}")
+        yield Finding("neighbours", "ok", f"work on core {' or '.join(map(str, others))} does not slow core {own}")
 
 
-def _slowdowns(cores: list[int]) -> Iterator[tuple[int, float]]:
-    """Each core, and how many times as long the sentinel takes here while a process works there."""
-    once = matrix_sentinel()
-    command = [sys.executable, "-c", BUSY, str(os.getpid())]
-    with subprocess.Popen(command, env=worker_environment(1), stdout=subprocess.PIPE) as busy:
-        try:
-            assert busy.stdout is not None
-            busy.stdout.readline()
-            for core in cores:
-                os.sched_setaffinity(busy.pid, {core})
-                factors = []
-                for _ in range(GLIMPSES):
-                    busy.send_signal(signal.SIGCONT)
-                    disturbed = median(_watch(once, GLIMPSE_S))
-                    busy.send_signal(signal.SIGSTOP)
-                    factors.append(disturbed / median(_watch(once, GLIMPSE_S)))
-                yield core, median(factors)
-        finally:
-            busy.kill()
+def _likely_siblings(own: int) -> list[int]:
+    """The cores that systems number as the other thread of core `own`: the next one, or half of all further."""
+    usable = usable_cores()
+    half = (os.cpu_count() or len(usable)) // 2
+    likely = {own ^ 1, own + half, own - half} & set(usable) - {own}
+    return sorted(likely) or [core for core in usable if core != own][:1]
+
+
+def _slowdowns(own: int, others: list[int]) -> Iterator[tuple[int, float]]:
+    """Each of `others`, and how many times as long the sentinel takes on core `own` while it works."""
+    with _Watcher() as here, _Watcher() as there:
+        here.pin(own)
+        for core in others:
+            there.pin(core)
+            factors = []
+            for _ in range(GLIMPSES):
+                alone = median(here.ask(GLIMPSE_S).answer())
+                there.ask(3 * GLIMPSE_S)
+                time.sleep(GLIMPSE_S)
+                factors.append(median(here.ask(GLIMPSE_S).answer()) / alone)
+                there.answer()
+            yield core, median(factors)
+
+
+class _Watcher:
+    """A process of one thread that times the sentinel when asked, and ends with this one."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", WATCHER]
+        self._process = subprocess.Popen(command, env=worker_environment(1), stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def pin(self, core: int) -> None:
+        os.sched_setaffinity(self._process.pid, {core})
+
+    def ask(self, seconds: float) -> Self:
+        assert self._process.stdin is not None
+        print(seconds, file=self._process.stdin, flush=True)
+        return self
+
+    def answer(self) -> list[float]:
+        """The sentinel's times in ms."""
+        assert self._process.stdout is not None
+        times: list[float] = json.loads(self._process.stdout.readline() or "[]")
+        if not times:
+            raise UnavailableError("the process that watches the sentinel ended early")
+        return times

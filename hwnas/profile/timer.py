@@ -148,6 +148,15 @@ def matrix_sentinel() -> Stopwatch:
     return once
 
 
+def watch_sentinel(seconds: float) -> list[float]:
+    """How long the sentinel takes for some time, in ms, each value the median of a few runs."""
+    once, end = matrix_sentinel(), time.monotonic() + seconds
+    times: list[float] = []
+    while not times or time.monotonic() < end:
+        times.append(sorted(run_sentinel(once))[SENTINEL_RUNS // 2] / 1e6)
+    return times
+
+
 def aligned(shape: Sequence[int], dtype: type[np.generic] = np.float32) -> NDArray[Any]:
     """An array of zeros that begins at a page of its own."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import numpy as np
-import psutil
 import pytest
 
 from hwnas.cli.shell import run as hwnas
@@ -204,26 +203,31 @@ def test_doctor_finds_this_machine(monkeypatch):
 
 
 def test_doctor_tries_the_neighbours(monkeypatch):
-    before = usable_cores()
-    if not hasattr(os, "sched_setaffinity") or len(before) < 2:
+    if not hasattr(os, "sched_setaffinity") or len(usable_cores()) < 2:
         pytest.skip("one core, or none that can be pinned to")
     monkeypatch.setattr("hwnas.profile.doctor.psutil.cpu_percent", lambda *_, **__: [0.0] * os.cpu_count())
     monkeypatch.setattr("hwnas.profile.doctor.GLIMPSE_S", 0.005)
     (tried,) = doctor._neighbours()
-    assert tried.topic == "neighbours" and f"core {before[0]} " in f"{tried.found} "
-    assert usable_cores() == before, "it may run where it did"
-    assert not [child for child in psutil.Process().children() if "matrix_sentinel" in " ".join(child.cmdline())]
-    monkeypatch.setattr("hwnas.profile.doctor._slowdowns", lambda cores: [(cores[0], 1.8)])
+    assert tried.topic == "neighbours" and tried.level in ("ok", "warning") and "core" in tried.found
+    monkeypatch.setattr("hwnas.profile.doctor._slowdowns", lambda own, others: [(others[0], 1.8)])
     (slowed,) = doctor._neighbours()
-    assert slowed.level == "warning" and f"1.8 times as long while core {before[1]} works" in slowed.found
+    assert slowed.level == "warning" and "1.8 times as long while core" in slowed.found
     monkeypatch.setattr("hwnas.profile.doctor.psutil.cpu_percent", lambda *_, **__: [99.0] * os.cpu_count())
     (skipped,) = doctor._neighbours()
     assert skipped.level == "info" and "busy" in skipped.found
 
 
-def test_a_busy_neighbour_ends_with_its_parent():
-    command = [sys.executable, "-c", doctor.BUSY, str(os.getpid() + 1)]
-    assert subprocess.run(command, env=worker_environment(1), timeout=60, check=True, stdout=subprocess.PIPE).stdout
+def test_doctor_says_so_where_the_sentinel_cannot_be_watched(monkeypatch):
+    monkeypatch.setattr("hwnas.profile.doctor.WATCHER", "raise SystemExit(3)")
+    (told,) = [finding for finding in doctor.diagnose() if finding.topic == "steadiness"]
+    assert told.level == "warning" and told.found.startswith("not tried: ")
+
+
+def test_a_watcher_ends_with_its_parent():
+    command = [sys.executable, "-c", doctor.WATCHER]
+    done = subprocess.run(command, env=worker_environment(1), timeout=60, check=True, stdout=subprocess.PIPE,
+                          input=b"0.001\n")
+    assert json.loads(done.stdout)[0] > 0
 
 
 def test_the_table_is_the_measurements(folder):
