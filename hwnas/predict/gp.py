@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from hwnas.core.errors import InputError
 from hwnas.predict.base import Array, Arrays, Predictor, register
@@ -79,7 +80,8 @@ class GaussianProcess(Predictor):
         self._target = (target - self._centre[0]) / self._centre[1]
         self._magnitude = float(np.abs(target).mean())
         self._noise = self._noise_sizes(target)
-        self._variances = self._learn(self._noise)
+        with threadpool_limits(limits=1, user_api="blas"):  # matrices so small keep several threads waiting
+            self._variances = self._learn(self._noise)
         self._factor, self._alpha = self._condition(self._covariance(), self._target, self._noise)
 
     def _noise_sizes(self, target: Array) -> Array:
