@@ -12,11 +12,7 @@ Population = NDArray[np.int16]
 Hashes = NDArray[np.uint64]
 
 SEED = 20259
-EMPTY = np.uint64(0x9D7C3E5A1B2F4860)
-"""Marks a free slot; that a genotype hashes to it is as unlikely as that two share a hash."""
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-LEAST_SLOTS = 1 << 16
-SLOTS_A_HASH = 2
+YOUNG_SHARE = 0.25
 
 
 class RowHash:
@@ -32,45 +28,19 @@ class RowHash:
 
 
 class RowSet:
-    """The hashes seen so far, in a table of open addressing.
-
-    A hash stands in the first slot that was free, counted from where Fibonacci hashing points (Knuth, TAOCP 3, 6.4).
-    """
+    """The hashes seen so far: a large sorted array, and a small one that is merged into it now and then."""
 
     def __init__(self) -> None:
-        self._slots = np.full(LEAST_SLOTS, EMPTY)
-        self._claims = np.zeros(LEAST_SLOTS, dtype=np.int32)
-        self._count = 0
+        self._old = self._young = np.empty(0, dtype=np.uint64)
 
     def add(self, hashes: Hashes) -> NDArray[np.intp]:
         """Add `hashes`; returns the positions of those that are new, first appearances only, ascending."""
-        if SLOTS_A_HASH * (self._count + len(hashes)) > len(self._slots):
-            self._grow(len(hashes))
-        fresh = np.flatnonzero(self._insert(hashes))
-        self._count += len(fresh)
-        return fresh
-
-    def _grow(self, more: int) -> None:
-        held = self._slots[self._slots != EMPTY]
-        size = 1 << (2 * SLOTS_A_HASH * (len(held) + more)).bit_length()
-        self._slots, self._claims = np.full(size, EMPTY), np.zeros(size, dtype=np.int32)
-        self._insert(held)
-
-    def _insert(self, hashes: Hashes) -> NDArray[np.bool_]:
-        """Put `hashes` where they belong, all a slot further each round; which of them were not there yet."""
-        slots, claims, fresh = self._slots, self._claims, np.zeros(len(hashes), dtype=bool)
-        left = np.arange(len(hashes), dtype=np.int32)
-        at = (hashes * GOLDEN >> np.uint64(65 - len(slots).bit_length())).astype(np.intp)
-        while len(left):
-            free = slots[at] == EMPTY
-            claiming, claimed = left[free], at[free]
-            claims[claimed[::-1]] = claiming[::-1]  # of several that claim a slot, the first is written last
-            won = claims[claimed] == claiming
-            slots[claimed[won]] = hashes[claiming[won]]
-            fresh[claiming[won]] = True
-            on = slots[at] != hashes[left]
-            left, at = left[on], (at[on] + 1) % len(slots)
-        return fresh
+        values, first = np.unique(hashes, return_index=True)
+        fresh = ~(contains(self._old, values) | contains(self._young, values))
+        self._young = _merged(self._young, values[fresh])
+        if len(self._young) > YOUNG_SHARE * len(self._old):
+            self._old, self._young = _merged(self._old, self._young), self._young[:0]
+        return np.sort(first[fresh])
 
 
 def contains(ordered: Hashes, values: Hashes) -> NDArray[np.bool_]:
@@ -79,3 +49,8 @@ def contains(ordered: Hashes, values: Hashes) -> NDArray[np.bool_]:
         return np.zeros(len(values), dtype=bool)
     position = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return np.asarray(ordered[position] == values)
+
+
+def _merged(one: Hashes, other: Hashes) -> Hashes:
+    """Two ascending arrays as one; a stable sort merges ascending runs in linear time."""
+    return np.sort(np.concatenate([one, other]), kind="stable")
