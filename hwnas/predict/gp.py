@@ -72,6 +72,11 @@ class GaussianProcess(Predictor):
         self._warp: Warp | None = None
 
     def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+        self._take(genotypes, target)
+        self._factor, self._alpha = self._condition(self._covariance(), self._target, self._noise)
+
+    def _take(self, genotypes: NDArray[np.int16], target: Array) -> None:
+        """Take the rows in, and learn the variances from them."""
         if self.warp:
             self._warp = Warp.fit(target)
             target = self._warp.forward(target)
@@ -81,43 +86,41 @@ class GaussianProcess(Predictor):
         self._magnitude = float(np.abs(target).mean())
         self._noise = self._noise_sizes(target)
         with threadpool_limits(limits=1, user_api="blas"):  # matrices so small keep several threads waiting
-            self._variances = self._learn(self._noise)
-        self._factor, self._alpha = self._condition(self._covariance(), self._target, self._noise)
+            self._variances = self._learn()
 
     def _noise_sizes(self, target: Array) -> Array:
         """The variance of each row's noise, (n,), relative to that of a row of mean size."""
         return np.maximum(np.abs(target) / self._magnitude, LEAST_SIZE) ** 2 if self.relative else np.ones(len(target))
 
-    def _learn(self, noise: Array) -> Array:
+    def _learn(self) -> Array:
         """Variances of the kernels and of the noise, (kernels + 1,), of greatest likelihood on a subset of the rows.
 
         Most steps are taken on few rows, the last ones on more, and those on none that stood out before.
         """
         logs = np.append(np.full(len(self.kernels), np.log(0.3)), np.log(0.03))
-        order = np.random.default_rng(self.seed).permutation(len(noise))
+        order = np.random.default_rng(self.seed).permutation(len(self._target))
         for rows, steps in STAGES:
             chosen, rest = order[:rows], order[rows:]
-            logs, trusted = self._climb(logs, chosen, noise, steps)
+            logs, trusted = self._climb(logs, chosen, steps)
             if not trusted.all():
                 chosen = chosen[trusted]
-                logs, trusted = self._climb(logs, chosen, noise, STEPS_AGAIN)
+                logs, trusted = self._climb(logs, chosen, STEPS_AGAIN)
             if len(rest) == 0:
                 break
             order = np.concatenate([chosen[trusted], rest])
         return np.asarray(np.exp(logs))
 
-    def _climb(
-        self, start: Array, chosen: NDArray[np.int64], noise: Array, steps: int
-    ) -> tuple[Array, NDArray[np.bool_]]:
+    def _climb(self, start: Array, chosen: NDArray[np.int64], steps: int) -> tuple[Array, NDArray[np.bool_]]:
         """Logarithms of the variances after some steps to a greater likelihood of the `chosen` rows, and which of these
         are no outliers."""
-        target, part = self._target[chosen], {name: view[chosen] for name, view in self._views.items()}
+        target, noise = self._target[chosen], self._noise[chosen]
+        part = {name: view[chosen] for name, view in self._views.items()}
         stack = triangles(grams(self.kernels, part, part))
         prior = np.append(np.full(len(stack), PRIOR_KERNEL), PRIOR_NOISE)
         found = minimize(
             negative_likelihood,
             start,
-            args=(stack, target, noise[chosen], prior, PRIOR_SPREAD),
+            args=(stack, target, noise, prior, PRIOR_SPREAD),
             jac=True,
             method="L-BFGS-B",
             bounds=[(LEAST, MOST)] * len(start),
@@ -125,7 +128,7 @@ class GaussianProcess(Predictor):
         )
         variances = np.exp(found.x)
         covariance = mixture(stack, variances[:-1], len(target))
-        errors, spreads = left_out(factor(covariance, variances[-1] * noise[chosen]), target)
+        errors, spreads = left_out(factor(covariance, variances[-1] * noise), target)
         return np.asarray(found.x), np.abs(errors) <= self._reach * np.sqrt(spreads)
 
     def _covariance(self) -> Array:
@@ -202,7 +205,7 @@ class GaussianProcess(Predictor):
         """
         if len(target) < FEW_TO_REFIT or self._refits:
             return super()._cross_predict(genotypes, target, fold)
-        self._fit(genotypes, target)
+        self._take(genotypes, target)
         covariance, predicted = self._covariance(), np.empty(len(target))
         for part in np.unique(fold):
             asked, others = np.flatnonzero(fold == part), np.flatnonzero(fold != part)

@@ -48,13 +48,14 @@ def idlest_cores(count: int) -> list[int]:
     usable = usable_cores()
     if not 1 <= count <= len(usable):
         raise InputError(f"--threads {count} asked for, this machine lets hwnas use 1 to {len(usable)}")
-    return sorted(by_load()[:count])
+    loads = core_loads()
+    return sorted(sorted(loads, key=loads.__getitem__)[:count])
 
 
-def by_load() -> list[int]:
-    """The usable cores, those with the least to do now first."""
+def core_loads() -> dict[int, float]:
+    """How busy each usable core is now, in percent."""
     loads = dict(enumerate(psutil.cpu_percent(LOOK_S, percpu=True)))
-    return sorted(usable_cores(), key=lambda core: loads.get(core, 0.0))
+    return {core: loads.get(core, 0.0) for core in usable_cores()}
 
 
 def local_target(runtime: str, settings: Settings) -> Target:

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal, Self
 
-import psutil
-
 from hwnas.core.errors import UnavailableError
 from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
-from hwnas.profile.device import LOOK_S, by_load, cpu_model, governor, gpus, usable_cores, versions
+from hwnas.profile.device import core_loads, cpu_model, governor, gpus, usable_cores, versions
 from hwnas.profile.meters import find_meter
 from hwnas.profile.process import worker_environment
 from hwnas.profile.stats import CALM, reference_speed
@@ -98,9 +96,9 @@ def _conditions() -> Iterator[Finding]:
     steady = name in ("", "performance")
     yield Finding("governor", "ok" if steady else "warning", name or "not shown by this system",
                   "" if steady else "set it to performance while measuring: cpupower frequency-set -g performance")
-    busy = sum(value > BUSY_PERCENT for value in psutil.cpu_percent(LOOK_S, percpu=True))
-    cores = os.cpu_count() or 1
-    yield Finding("other load", "warning" if busy >= cores else "ok", f"{busy} of {cores} cores are busy",
+    loads = core_loads().values()
+    busy, cores = sum(load > BUSY_PERCENT for load in loads), len(loads)
+    yield Finding("other load", "warning" if busy >= cores else "ok", f"{busy} of {cores} usable cores are busy",
                   "no core is free: stop other work, or measurements take longer" if busy >= cores else "")
     pinning = hasattr(os, "sched_setaffinity")
     yield Finding("pinning", "ok" if pinning else "info",
@@ -126,11 +124,12 @@ def _neighbours() -> Iterator[Finding]:
     """Whether work on one core slows another, as where both are threads of one core and the system does not say so."""
     if not hasattr(os, "sched_setaffinity") or len(usable_cores()) < 2:
         return
-    own = by_load()[0]
+    loads = core_loads()
+    own = min(loads, key=loads.__getitem__)
     others = _likely_siblings(own)
-    loads = psutil.cpu_percent(LOOK_S, percpu=True)
-    if any(load > BUSY_PERCENT for load in loads):
-        yield Finding("neighbours", "info", "not tried, since some cores are busy")
+    busy = [str(core) for core in (own, *others) if loads[core] > BUSY_PERCENT]
+    if busy:
+        yield Finding("neighbours", "info", f"not tried, since core {' and '.join(busy)} is busy")
         return
     slowed = {core: factor for core, factor in _slowdowns(own, others) if factor > SLOWED}
     if slowed:

@@ -205,14 +205,14 @@ def test_doctor_finds_this_machine(monkeypatch):
 def test_doctor_tries_the_neighbours(monkeypatch):
     if not hasattr(os, "sched_setaffinity") or len(usable_cores()) < 2:
         pytest.skip("one core, or none that can be pinned to")
-    monkeypatch.setattr("hwnas.profile.doctor.psutil.cpu_percent", lambda *_, **__: [0.0] * os.cpu_count())
+    monkeypatch.setattr("hwnas.profile.doctor.core_loads", lambda: dict.fromkeys(usable_cores(), 0.0))
     monkeypatch.setattr("hwnas.profile.doctor.GLIMPSE_S", 0.005)
     (tried,) = doctor._neighbours()
     assert tried.topic == "neighbours" and tried.level in ("ok", "warning") and "core" in tried.found
     monkeypatch.setattr("hwnas.profile.doctor._slowdowns", lambda own, others: [(others[0], 1.8)])
     (slowed,) = doctor._neighbours()
     assert slowed.level == "warning" and "1.8 times as long while core" in slowed.found
-    monkeypatch.setattr("hwnas.profile.doctor.psutil.cpu_percent", lambda *_, **__: [99.0] * os.cpu_count())
+    monkeypatch.setattr("hwnas.profile.doctor.core_loads", lambda: dict.fromkeys(usable_cores(), 99.0))
     (skipped,) = doctor._neighbours()
     assert skipped.level == "info" and "busy" in skipped.found
 
