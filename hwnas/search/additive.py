@@ -17,6 +17,7 @@ from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Slot
 
 LARGEST_FACTOR = 10_000_000
+LARGEST_LOOKUP = 4096
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,25 @@ class Factor:
 
 
 class Additive:
-    """f(genotype) = the sum of its factors."""
+    """f(genotype) = the sum of its factors, divided by `unit`: a count in millions is an exact sum of integers."""
 
-    def __init__(self, factors: Iterable[Factor]) -> None:
+    def __init__(self, factors: Iterable[Factor], unit: float = 1.0) -> None:
         merged: dict[tuple[int, ...], Factor] = {}
         for factor in factors:
             merged[factor.genes] = merged[factor.genes] + factor if factor.genes in merged else factor
-        self.factors = tuple(merged.values())
+        self.factors, self.unit = tuple(merged.values()), unit
 
     @classmethod
-    def of_primitives(cls, space: SearchSpace, values: NDArray[np.float64]) -> Additive:
+    def of_primitives(cls, space: SearchSpace, values: ArrayLike, unit: float = 1.0) -> Additive:
         """The sum over the blocks that run of `values`, one a primitive of `space`, shape (P,)."""
-        padded = np.append(values, 0.0)
-        return cls(Factor.of(slot.genes, padded[table]) for slot, table in slot_tables(space))
+        padded = np.append(np.asarray(values, dtype=np.float64), 0.0)
+        return cls((Factor.of(slot.genes, padded[table]) for slot, table in slot_tables(space)), unit)
 
     def __call__(self, population: NDArray[np.int16]) -> NDArray[np.float64]:
         """Values of a population (n, genes), shape (n,)."""
         strides, starts, values = self._flat
         index = (population[:, : len(strides)].astype(np.float64) @ strides + starts).astype(np.intp)
-        return np.asarray(values.take(index).sum(axis=1))
+        return np.asarray(values.take(index).sum(axis=1) / self.unit)
 
     @cached_property
     def _flat(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -68,20 +69,21 @@ class Additive:
 
         Positions are floats (exact below 2**53), so that the product is one call of BLAS.
         """
-        genes = 1 + max((gene for factor in self.factors for gene in factor.genes), default=-1)
-        strides, sizes = np.zeros((genes, len(self.factors))), []
-        for column, factor in enumerate(self.factors):
+        factors = _fewer(self.factors)
+        genes = 1 + max((gene for factor in factors for gene in factor.genes), default=-1)
+        strides, sizes = np.zeros((genes, len(factors))), []
+        for column, factor in enumerate(factors):
             shape = factor.values.shape
             strides[list(factor.genes), column] = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
             sizes.append(factor.values.size)
-        values = np.concatenate([np.empty(0), *(factor.values.ravel() for factor in self.factors)])
+        values = np.concatenate([np.empty(0), *(factor.values.ravel() for factor in factors)])
         return strides, np.cumsum([0, *sizes[:-1]], dtype=np.float64)[: len(sizes)], values
 
     @cached_property
     def extremes(self) -> tuple[float, float] | None:
         """The exact minimum and maximum over all genotypes; None where the factors are too entangled for it."""
         try:
-            return _eliminate(self.factors, np.min), _eliminate(self.factors, np.max)
+            return _eliminate(self.factors, np.min) / self.unit, _eliminate(self.factors, np.max) / self.unit
         except MemoryError:
             return None
 
@@ -98,20 +100,38 @@ def slot_tables(space: SearchSpace) -> list[tuple[Slot, NDArray[np.int32]]]:
     return result
 
 
+def _fewer(factors: Iterable[Factor]) -> list[Factor]:
+    """The same sum in fewer factors: each is added to the first that stays small with it."""
+    result: list[Factor] = []
+    for factor in factors:
+        fitting = (at for at, other in enumerate(result) if _joined_size([factor, other]) <= LARGEST_LOOKUP)
+        if (at := next(fitting, None)) is None:
+            result.append(factor)
+        else:
+            result[at] += factor
+    return result
+
+
 def _eliminate(factors: tuple[Factor, ...], extreme: Callable[..., NDArray[np.float64]]) -> float:
     """Minimum or maximum of a sum of factors by variable elimination (Bertele and Brioschi, 1972)."""
     pending = list(factors)
     while genes := {gene for factor in pending for gene in factor.genes}:
-        gene = min(genes, key=lambda g: (_joined_size(pending, g), g))
-        if _joined_size(pending, gene) > LARGEST_FACTOR:
+        gene = min(genes, key=lambda g: (_joined_size(_holding(pending, g)), g))
+        holding = _holding(pending, gene)
+        if _joined_size(holding) > LARGEST_FACTOR:
             raise MemoryError
-        joined = reduce(Factor.__add__, (factor for factor in pending if gene in factor.genes))
+        joined = reduce(Factor.__add__, holding)
         pending = [factor for factor in pending if gene not in factor.genes]
         axis = joined.genes.index(gene)
         pending.append(Factor(joined.genes[:axis] + joined.genes[axis + 1 :], extreme(joined.values, axis=axis)))
     return float(sum(factor.values.item() for factor in pending))
 
 
-def _joined_size(factors: list[Factor], gene: int) -> int:
-    sizes = {g: n for f in factors if gene in f.genes for g, n in zip(f.genes, f.values.shape, strict=True)}
+def _holding(factors: list[Factor], gene: int) -> list[Factor]:
+    return [factor for factor in factors if gene in factor.genes]
+
+
+def _joined_size(factors: list[Factor]) -> int:
+    """Number of values of the sum of `factors`."""
+    sizes = {gene: n for f in factors for gene, n in zip(f.genes, f.values.shape, strict=True)}
     return prod(sizes.values())

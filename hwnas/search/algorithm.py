@@ -21,14 +21,14 @@ Algorithm = Callable[[Evaluator], None]
 algorithms: Registry[Algorithm] = Registry("algorithm")
 
 PARENTS = 400
-CHILDREN = 2000
+CHILDREN = 4000
 CROSSED = 0.3
 MORE_MUTATIONS = 1.0
 
 
 def sizes(evaluator: Evaluator) -> tuple[int, int]:
-    """Parents and children of a generation: at least some fifty generations, whatever the limit."""
-    children = int(np.clip(evaluator.limit // 50, 10, CHILDREN))
+    """Parents and children of a generation: some twenty-five generations or more, whatever the limit."""
+    children = int(np.clip(evaluator.limit // 25, 10, CHILDREN))
     return max(children * PARENTS // CHILDREN, 10), children
 
 

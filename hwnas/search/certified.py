@@ -120,7 +120,9 @@ def corrected(source: Source, evidence: Evidence) -> Source:
         low, high = source.interval(population, coverage)
         return right(population, low), right(population, high)
 
-    additive = source.additive and Additive(Factor(f.genes, scale * f.values) for f in source.additive.factors)
+    additive = source.additive and Additive(
+        (Factor(f.genes, scale * f.values) for f in source.additive.factors), source.additive.unit
+    )
     return replace(
         source,
         predict=lambda population: right(population, source.predict(population)),

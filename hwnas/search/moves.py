@@ -86,14 +86,21 @@ def crowding(objectives: Array) -> Array:
 
 def nondominated(objectives: Array) -> NDArray[np.intp]:
     """Positions of the rows that no other row dominates, of equal rows the first; all columns maximised."""
-    order = np.lexsort([-column for column in objectives.T[::-1]])
-    if objectives.shape[1] == 2 and len(order):
-        second = objectives[order, 1]
-        above = second[1:] > np.maximum.accumulate(second)[:-1]
-        return np.asarray(order[np.append(True, above)], dtype=np.intp)
+    order = np.argsort(-objectives[:, 0])
+    if objectives.shape[1] == 2:
+        order = order[_rises(objectives[order, 1], np.greater_equal)]
+    order = order[np.lexsort((order, *-objectives[order].T[::-1]))]
+    if objectives.shape[1] == 2:
+        return order[_rises(objectives[order, 1], np.greater)]
     left, kept = order, []
     while len(left):
         first, rest = left[0], left[1:]
         kept.append(first)
         left = rest[(objectives[rest] > objectives[first]).any(axis=1)]
     return np.array(kept, dtype=np.intp)
+
+
+def _rises(values: Array, compare: np.ufunc) -> NDArray[np.bool_]:
+    """Which of `values` (n,) are above all before them, as `compare` has it."""
+    highest = np.maximum.accumulate(np.append(-np.inf, values[:-1]))
+    return np.asarray(compare(values, highest))

@@ -35,7 +35,12 @@ class RowSet:
 
     def add(self, hashes: Hashes) -> NDArray[np.intp]:
         """Add `hashes`; returns the positions of those that are new, first appearances only, ascending."""
-        values, first = np.unique(hashes, return_index=True)
+        if not len(hashes):
+            return np.empty(0, dtype=np.intp)
+        order = np.argsort(hashes)
+        ordered = hashes[order]
+        starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+        values, first = ordered[starts], np.minimum.reduceat(order, starts)
         fresh = ~(contains(self._old, values) | contains(self._young, values))
         self._young = _merged(self._young, values[fresh])
         if len(self._young) > YOUNG_SHARE * len(self._old):

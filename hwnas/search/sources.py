@@ -119,8 +119,8 @@ def _split_name(text: str) -> tuple[str, str]:
 def count(name: str, space: SearchSpace) -> Source:
     """A built-in count, in millions: `macs_m` for one image, or `params_m`."""
     attribute = COUNTS[name][1]
-    values = np.array([getattr(primitive, attribute) for primitive in space.primitives()]) / 1e6
-    return additive_source(name, name, Additive.of_primitives(space, values))
+    counts = [getattr(primitive, attribute) for primitive in space.primitives()]
+    return additive_source(name, name, Additive.of_primitives(space, counts, unit=1e6))
 
 
 def additive_source(text: str, column: str, additive: Additive, target: Target | None = None) -> Source:

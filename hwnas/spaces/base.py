@@ -178,7 +178,7 @@ class SearchSpace(ABC):
     def matters(self, population: Population) -> NDArray[np.bool_]:
         """Which genes of each genotype matter, shape (n, genes); the others are 0 in the canonical form."""
         controllers, least = self.gates
-        return population.take(controllers, axis=1) >= least
+        return population[:, controllers] >= least
 
     def distinct(self, population: ArrayLike) -> Population:
         """Canonical genotypes without repeats, in order of first appearance."""
