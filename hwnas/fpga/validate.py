@@ -36,7 +36,7 @@ def validate(model: str | Path | bytes | onnx.ModelProto) -> list[Rule]:
             data = [name for name in node.input if name]
             bare = [name for name in data if name not in position]
             rules.append(Rule("every operand is quantised", node.name, ", ".join(bare) or "all", "all", not bare))
-            rules += node_rules(node, _positions_at(proto, node, position))
+            rules += node_rules(node, _positions_at(node, position))
     return rules
 
 
@@ -73,7 +73,7 @@ def _pair_rules(
     ]
 
 
-def _positions_at(proto: onnx.ModelProto, node: onnx.NodeProto, position: dict[str, int]) -> dict[str, int]:
+def _positions_at(node: onnx.NodeProto, position: dict[str, int]) -> dict[str, int]:
     """Positions of a node's own tensors; its output takes that of the QuantizeLinear that reads it."""
     found = {name: position[name] for name in node.input if name in position}
     if node.output[0] in position:

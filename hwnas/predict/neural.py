@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predict.base import Array, Arrays, Predictor, register
+from hwnas.core.errors import InputError
+from hwnas.predict.base import Array, Arrays, Predictor, predictors
 from hwnas.predict.features import CHUNK, block_sequence, configuration
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ Floats = NDArray[np.float32]
 BATCH = 64
 WEIGHT_DECAY = 1e-3
 LSTM_CHUNK = 4096
+LOSSES = {"l2": "mse_loss", "l1": "smooth_l1_loss"}
 
 
 @contextmanager
@@ -54,6 +56,8 @@ class _Neural(Predictor):
     def _forward_pass(self, inputs: Floats) -> Floats: ...
 
     def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+        if self.loss not in LOSSES:
+            raise InputError(f"loss is {self.loss!r}, expected one of {', '.join(LOSSES)}")
         raw = self._inputs(genotypes)
         flat = raw.reshape(-1, raw.shape[-1])
         self.mean, self.spread = flat.mean(axis=0), flat.std(axis=0)
@@ -70,10 +74,7 @@ class _Neural(Predictor):
             x, y = torch.from_numpy(inputs.astype(np.float32)), torch.from_numpy(target.astype(np.float32))
             optimiser = torch.optim.AdamW(module.parameters(), self.rate, weight_decay=WEIGHT_DECAY)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=self.steps)
-            error: Callable[[Tensor, Tensor], Tensor] = {
-                "l2": torch.nn.functional.mse_loss,
-                "l1": torch.nn.functional.smooth_l1_loss,
-            }[self.loss]
+            error: Callable[[Tensor, Tensor], Tensor] = getattr(torch.nn.functional, LOSSES[self.loss])
             order = torch.randperm(len(y))
             for step in range(self.steps):
                 start = step * BATCH % len(y)
@@ -107,7 +108,7 @@ class _Neural(Predictor):
         }
 
 
-@register("mlp")
+@predictors.register("mlp")
 class Mlp(_Neural):
     """Perceptron with two hidden layers and a linear path beside them.
 
@@ -175,7 +176,7 @@ class Mlp(_Neural):
         self._kept = state["kept"]
 
 
-@register("lstm")
+@predictors.register("lstm")
 class Lstm(_Neural):
     """One step a block: its configuration, and its cost where a table is given.
 

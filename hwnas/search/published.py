@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError
-from hwnas.parse.ofa_lookup import METRIC, NOTE10, note10_key, read_note10
+from hwnas.parse.ofa_lookup import METRIC, read_note10
 from hwnas.search.additive import Additive, Factor, slot_tables
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.ofa import DEPTHS, EXPANSIONS, KERNELS, SLOTS, STAGES
@@ -18,7 +18,6 @@ BLOCKS = STAGES * SLOTS
 PREDICTOR_RESOLUTIONS = tuple(range(112, 225, 16))
 LAYERS = ("0", "2", "4", "6")
 CHUNK = 512
-__all__ = ["METRIC", "NOTE10", "OfaAccuracy", "note10_key", "note10_latency", "read_note10"]
 
 
 class OfaAccuracy:

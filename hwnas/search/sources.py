@@ -172,7 +172,8 @@ def _ofa(rest: str, space: SearchSpace) -> list[Source]:
 
 @sources.register("note10")
 def _note10(rest: str, space: SearchSpace) -> list[Source]:
-    from hwnas.search.published import METRIC, NOTE10, note10_latency
+    from hwnas.parse.ofa_lookup import METRIC, NOTE10
+    from hwnas.search.published import note10_latency
 
     return [additive_source(f"note10:{rest}", METRIC, note10_latency(rest, space), NOTE10)]
 

@@ -26,7 +26,6 @@ class FBNet(SearchSpace):
     `width` scales the channels of stem and layers, rounded to multiples of 8; the head keeps its own.
     """
 
-    name = "fbnet"
 
     def __init__(
         self,

@@ -29,7 +29,6 @@ class MnasNet(SearchSpace):
     `act` is the deployed form's ReLU with a hard-sigmoid gate, or `swish` with a sigmoid gate, as trained elsewhere.
     """
 
-    name = "mnasnet"
 
     def __init__(self, act: str = "relu", resolution: int = 224, num_classes: int = 1000) -> None:
         super().__init__(act=act, resolution=resolution, num_classes=num_classes)

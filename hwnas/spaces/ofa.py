@@ -129,7 +129,6 @@ class OnceForAll(SearchSpace):
 class OfaMobileNetV3(OnceForAll):
     """Once-for-All's MobileNetV3 space."""
 
-    name = "ofa-mbv3"
     stem_act = "h_swish"
     first_act = "relu"
     stage_acts = ("relu", "relu", "h_swish", "h_swish", "h_swish")
@@ -163,7 +162,6 @@ class OfaMobileNetV3(OnceForAll):
 class OfaMobileNetV2(OnceForAll):
     """Once-for-All's ProxylessNAS-like space on MobileNetV2's widths, the one of aw_nas's experiments."""
 
-    name = "ofa-mbv2"
     stem_act = first_act = "relu6"
     stage_acts = ("relu6",) * STAGES
     bn_eps = 1e-3

@@ -16,11 +16,11 @@ import yaml
 from hwnas.core.errors import DomainError, InputError, MissingCostError, ParseError, UnknownNameError
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
+from hwnas.parse.ofa_lookup import NOTE10, note10_key
 from hwnas.predict import predict, predictors
 from hwnas.predict.store import save_predictor
 from hwnas.search import accuracy_source, cost_sources, make_problem
 from hwnas.search.additive import Additive, Factor
-from hwnas.search.published import NOTE10, note10_key
 from hwnas.search.sources import open_sources
 from hwnas.spaces import SearchSpace, get_space
 
