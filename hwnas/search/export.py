@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.core.errors import ClaimFailedError
+from hwnas.core.errors import ClaimFailedError, InputError
 from hwnas.core.files import write_bytes
-from hwnas.search.joints import build_network
+from hwnas.search.source import Population, translation
 from hwnas.spaces import SearchSpace, get_space
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3
 SEED = 0
 OPEN_BATCH = 2
+NETWORK = "network.json"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,25 @@ def export(
     if out is not None:
         write_bytes(out, model)
     return Exported(arch, model, difference)
+
+
+def build_network(space: SearchSpace, row: Population, supernet: str | Path | None) -> Network:
+    """A network in PyTorch with the weights of a super-network or of its own training; untrained where `None`.
+
+    Raises `InputError` where the folder holds another network's weights.
+    """
+    if supernet is None:
+        return space.build(row).eval()
+    from hwnas.train import load_network, load_supernet
+
+    if (Path(supernet) / NETWORK).is_file():
+        trained = load_network(supernet, "cpu")
+        if trained.topology != space.graph(row):
+            raise InputError(f"{supernet} holds the weights of another network than {space.format(row)}")
+        return trained
+    opened = load_supernet(supernet)
+    network = opened.extract(translation(space, opened.space, str(supernet))(row[None])[0])
+    return network.cpu().eval()
 
 
 def compare(network: Network, model: bytes, batch: int) -> float:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from hwnas.core.errors import InputError, UnknownNameError
-from hwnas.search.sources import COUNTS, Array, Population, Source, accuracy_source, cost_sources, count
+from hwnas.search.rows import RowHash, contains
+from hwnas.search.source import Array, Population, Source
+from hwnas.search.sources import COUNTS, accuracy_source, cost_sources, count
 from hwnas.spaces import SearchSpace, get_space
 
 ACCURACY = "accuracy"
@@ -84,8 +86,6 @@ class Problem:
 
     def known(self) -> Population | None:
         """The genotypes that every source can answer for; None where that is the whole space."""
-        from hwnas.search.rows import RowHash, contains
-
         row_hash, result = RowHash(len(self.space.genes)), None
         for source in (self.accuracy, *self.costs.values()):
             if source.known is None:

@@ -18,7 +18,7 @@ from hwnas.search.moves import best, nondominated
 from hwnas.search.problem import ACCURACY, Constraint, Problem, make_problem
 from hwnas.search.reach import Range, check_reach, first_feasible, infeasible
 from hwnas.search.result import Candidate, Result, problem_to_json
-from hwnas.search.sources import Array, Source
+from hwnas.search.source import Array, Source
 from hwnas.search.verify import save_certificates
 from hwnas.spaces import SearchSpace
 

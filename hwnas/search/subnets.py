@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hwnas.core.progress import say
-from hwnas.search.joints import fitted_accuracy, open_supernet, translation
+from hwnas.predict.auto import choose
+from hwnas.predict.data import Measurements
+from hwnas.predict.intervals import genotype_groups
+from hwnas.predict.metrics import score
 from hwnas.search.rows import RowHash
-from hwnas.search.sources import Array, Population, Source
+from hwnas.search.source import Array, Population, Source, translation
 from hwnas.spaces import SearchSpace
 
 SUB_NETWORKS = 300
@@ -29,7 +33,9 @@ def supernet_source(
     chosen by cross-validation, whose rank correlation with sub-networks that it did not see is in `notes`. `exact`
     evaluates the sub-networks themselves. What was evaluated once is remembered.
     """
-    supernet = open_supernet(folder)
+    from hwnas.train import load_supernet
+
+    supernet = load_supernet(folder)
     move = translation(space, supernet.space, folder)
     exact = Remembering(lambda population: supernet.accuracy(move(population)), len(space.genes))
     population = spread(space, sub_networks)
@@ -43,6 +49,27 @@ def supernet_source(
         say(f"accuracy model of {len(values)} sub-networks: Kendall tau {notes['kendall']:.2f} on those it did not see")
     where = str(Path(folder).resolve())
     return Source(folder, "accuracy", predict, exact=exact, asked=exact.asked, supernet=where, notes=notes)
+
+
+def fitted_accuracy(
+    space: SearchSpace, population: Population, values: Array, seed: int
+) -> tuple[Callable[[Population], Array], dict[str, Any]]:
+    """An accuracy model fitted to evaluated sub-networks, and how well it ranks those that it did not see.
+
+    A kind is chosen by cross-validation; where the values leave nothing to learn, the model is their mean.
+    """
+    if len(values) < 2 or np.ptp(values) == 0:
+        mean = float(values.mean())
+        return lambda genotypes: np.full(len(genotypes), mean), {"sub_networks": len(values), "model": "mean"}
+    data = Measurements(space, "accuracy", population, values, genotype_groups(population))
+    choice = choose(data, None, "kendall", seed)
+    notes = {
+        "sub_networks": len(values),
+        "model": choice.model.name,
+        "kendall": score("kendall", values, choice.predicted),
+        "spearman": score("spearman", values, choice.predicted),
+    }
+    return lambda genotypes: choice.model.predict(genotypes, extrapolate=True), notes
 
 
 def spread(space: SearchSpace, n: int) -> Population:

@@ -108,7 +108,7 @@ def test_randaugment_is_reproducible() -> None:
 
 def test_a_trained_network_is_exported_with_its_weights(tmp_path: Path) -> None:
     from hwnas.search import export
-    from hwnas.search.joints import build_network
+    from hwnas.search.export import build_network
 
     settings = config(epochs=0.2, warmup_epochs=0)
     trained = train_network(settings, tmp_path / "alone")
