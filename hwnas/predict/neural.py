@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hwnas.core.errors import InputError
 from hwnas.predict.base import Array, Arrays, Predictor, predictors
 from hwnas.predict.features import CHUNK, block_sequence, configuration
+from hwnas.spaces.base import with_nothing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -132,16 +133,10 @@ class Mlp(_Neural):
     def _inputs(self, genotypes: NDArray[np.int16]) -> Floats:
         if self.costs is not None:
             self.block_sum(genotypes)
-            padded = np.append(self.costs, 0.0).astype(np.float32)
-            inputs: Floats = padded[self.space.blocks(genotypes)]
-        else:
-            inputs = self._configurations(genotypes)
+        features = configuration(self.space) if self.costs is None else self.costs[:, None]
+        inputs: Floats = with_nothing(features.astype(np.float32))[self.space.blocks(genotypes)]
+        inputs = inputs.reshape(len(genotypes), len(self.space.slots) * features.shape[1])
         return inputs if self._kept is None else inputs[:, self._kept]
-
-    def _configurations(self, genotypes: NDArray[np.int16]) -> Floats:
-        features = configuration(self.space).astype(np.float32)
-        padded = np.vstack([features, np.zeros((1, features.shape[1]), dtype=np.float32)])
-        return padded[self.space.blocks(genotypes)].reshape(len(genotypes), len(self.space.slots) * features.shape[1])
 
     def _module(self, inputs: int) -> nn.Module:
         import torch

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError
 from hwnas.parse.ofa_lookup import METRIC, read_note10
-from hwnas.search.additive import Additive, Factor, slot_tables
+from hwnas.search.additive import Additive, Factor
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.ofa import DEPTHS, EXPANSIONS, KERNELS, SLOTS, STAGES
 
@@ -98,7 +98,7 @@ def note10_latency(folder: str | Path, space: SearchSpace) -> Additive:
     if space.name != "ofa-mbv3":
         raise InputError(f"note10:{folder} holds blocks of ofa-mbv3:width=1.2, none of {space.spec}")
     r = len(space.genes) - 1
-    tables = slot_tables(space)
+    tables = list(zip(space.slots, space.tables, strict=True))
     costs = np.full((len(space.genes[r].choices), len(space.primitives()) + 1), np.nan)
     costs[:, -1] = 0.0
     for index, resolution in enumerate(space.genes[r].choices):
