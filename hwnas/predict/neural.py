@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError
+from hwnas.core.threads import torch_threads
 from hwnas.predict.base import Array, Arrays, Predictor, predictors
 from hwnas.predict.features import CHUNK, block_sequence, configuration
 from hwnas.spaces.base import with_nothing
@@ -24,19 +24,6 @@ BATCH = 64
 WEIGHT_DECAY = 1e-3
 LSTM_CHUNK = 4096
 LOSSES = {"l2": "mse_loss", "l1": "smooth_l1_loss"}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Small networks train no faster on several threads, and many times slower where the processor is shared."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Neural(Predictor):
@@ -69,7 +56,8 @@ class _Neural(Predictor):
     def _train(self, inputs: Floats, target: Array) -> dict[str, Floats]:
         import torch
 
-        with torch.random.fork_rng(devices=[]), one_thread():
+        # Small networks train no faster on several threads, and many times slower where the processor is shared.
+        with torch.random.fork_rng(devices=[]), torch_threads(1):
             torch.manual_seed(self.seed)
             module = self._module(inputs.shape[-1])
             x, y = torch.from_numpy(inputs.astype(np.float32)), torch.from_numpy(target.astype(np.float32))

@@ -47,6 +47,11 @@ class Gene:
     choices: tuple[Any, ...]
     active: tuple[int, int] | None = None
 
+    @property
+    def field(self) -> str:
+        """The name without its number: `ks` of `ks[3]`."""
+        return self.name.partition("[")[0]
+
 
 @dataclass(frozen=True)
 class Slot:

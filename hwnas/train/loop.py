@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,12 @@ from torch import Tensor, nn
 
 from hwnas.core.errors import InputError
 from hwnas.core.progress import Task, progress
+from hwnas.spaces.modules import channels_last
 from hwnas.train import checkpoint
 from hwnas.train.batches import Batches
 from hwnas.train.config import RunConfig
-from hwnas.train.distributed import Group
+from hwnas.train.data import DataSet
+from hwnas.train.distributed import Group, pick_device
 from hwnas.train.log import Log
 from hwnas.train.schedule import cosine
 
@@ -83,6 +84,18 @@ class Run:
     device: torch.device
     group: Group = field(default_factory=Group)
     others: dict[str, nn.Module] = field(default_factory=dict)
+
+    @classmethod
+    def begin(
+        cls, folder: str | Path, name: str, config: RunConfig, data: DataSet, model: nn.Module, **about: Any
+    ) -> Run:
+        """A training of `model`, which moves to the device of `config`, by this process and those beside it."""
+        device = pick_device(config.device)
+        channels_last(model.to(device))
+        group = Group.from_environment(device)
+        batches = Batches(data, config.batch, config.seed, device, group.rank, group.world)
+        described = {**checkpoint.provenance(name, config), **about}
+        return cls(Path(folder), name, config, batches, model, described, device, group)
 
     def fit(self, phases: list[Phase], resume: bool = True) -> None:
         """Run the phases from the last checkpoint on, or from the start where there is none or not `resume`.
@@ -222,14 +235,3 @@ def _same_run(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> Non
 def fixed_shape(network: nn.Module, compiled: bool) -> Callable[[Tensor], Tensor]:
     """`network` as a function; where `compiled`, one that torch.compile translates at its first call."""
     return torch.compile(network) if compiled else network
-
-
-@contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """PyTorch's CPU threads while the block runs; as they are where `count` is None."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from hwnas.core.config import parse_config
 from hwnas.core.errors import InputError
+from hwnas.core.threads import torch_threads
 from hwnas.spaces import SearchSpace, get_space
-from hwnas.spaces.modules import Network
+from hwnas.spaces.modules import Network, channels_last
 from hwnas.train import checkpoint, supernet
-from hwnas.train.batches import Batches
 from hwnas.train.config import NetworkConfig
-from hwnas.train.distributed import Group, pick_device
-from hwnas.train.elastic import channels_last
+from hwnas.train.distributed import pick_device
 from hwnas.train.evaluate import Evaluator
-from hwnas.train.loop import Losses, Phase, Run, cpu_threads, fixed_shape
+from hwnas.train.loop import Losses, Phase, Run, fixed_shape
 from hwnas.train.supernet import load_supernet, open_data, resolution_of
 
 NAME = "network"
@@ -49,19 +48,16 @@ def train_network(config: NetworkConfig, out: str | Path, *, resume: bool = True
     SGD with Nesterov's momentum under a cosine, label smoothing, and a moving average of the weights, which is what is
     kept. Raises `InputError` where data, architecture or checkpoint cannot be used, and where a loss is not finite.
     """
-    space, device = get_space(config.space), pick_device(config.device)
+    space = get_space(config.space)
     data = open_data(space, config)
     torch.manual_seed(config.seed)
-    network = _initial(space, config).to(device)
-    channels_last(network)
-    group = Group.from_environment(device)
-    with cpu_threads(config.threads):
-        batches = Batches(data, config.batch, config.seed, device, group.rank, group.world)
-        run = Run(Path(out), NAME, config, batches, network, checkpoint.provenance(NAME, config), device, group)
+    network = _initial(space, config)
+    with torch_threads(config.threads):
+        run = Run.begin(out, NAME, config, data, network)
         if config.ema:
             run.others[AVERAGE] = copy.deepcopy(network).requires_grad_(False)
         run.fit([NetworkPhase(run, network, config)], resume)
-        evaluator, side = Evaluator(data, 1, config.seed, device), resolution_of(network)
+        evaluator, side = Evaluator(data, 1, config.seed, run.device), resolution_of(network)
         accuracy = {split: evaluator.accuracy(network, side, split) for split in ("val", "test")}
     return Trained(network.eval(), accuracy, config)
 

@@ -14,12 +14,12 @@ from hwnas.core.config import parse_config
 from hwnas.core.errors import InputError
 from hwnas.core.progress import progress
 from hwnas.spaces import SearchSpace, get_space
-from hwnas.spaces.modules import Network
+from hwnas.spaces.modules import Network, channels_last
 from hwnas.train import checkpoint
 from hwnas.train.config import OneShotConfig, RunConfig, SupernetConfig
 from hwnas.train.data import DataSet, load_data
 from hwnas.train.distributed import pick_device
-from hwnas.train.elastic import ElasticNetwork, channels_last
+from hwnas.train.elastic import ElasticNetwork
 from hwnas.train.evaluate import Evaluator
 from hwnas.train.mixed import MixedNetwork
 
