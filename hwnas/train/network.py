@@ -26,6 +26,7 @@ from hwnas.train.supernet import load_supernet, open_data, resolution_of
 NAME = "network"
 AVERAGE = "average"
 LR = 0.05
+CALIBRATION = 2000
 EMA_WARMUP = 10
 
 
@@ -46,7 +47,8 @@ def train_network(config: NetworkConfig, out: str | Path, *, resume: bool = True
     """Train the network of `config` in the folder `out`, going on from a checkpoint that is there.
 
     SGD with Nesterov's momentum under a cosine, label smoothing, and a moving average of the weights, which is what is
-    kept. Raises `InputError` where data, architecture or checkpoint cannot be used, and where a loss is not finite.
+    kept, with BatchNorm statistics re-estimated on training images. Raises `InputError` where data, architecture or
+    checkpoint cannot be used, and where a loss is not finite.
     """
     space = get_space(config.space)
     data = open_data(space, config)
@@ -56,8 +58,8 @@ def train_network(config: NetworkConfig, out: str | Path, *, resume: bool = True
         run = Run.begin(out, NAME, config, data, network)
         if config.ema:
             run.others[AVERAGE] = copy.deepcopy(network).requires_grad_(False)
-        run.fit([NetworkPhase(run, network, config)], resume)
-        evaluator, side = Evaluator(data, 1, config.seed, run.device), resolution_of(network)
+        evaluator, side = Evaluator(data, CALIBRATION, config.seed, run.device), resolution_of(network)
+        run.fit([NetworkPhase(run, network, config, evaluator)], resume)
         accuracy = {split: evaluator.accuracy(network, side, split) for split in ("val", "test")}
     return Trained(network.eval(), accuracy, config)
 
@@ -107,11 +109,11 @@ class NetworkPhase(Phase):
 
     name = "network"
 
-    def __init__(self, run: Run, network: Network, config: NetworkConfig) -> None:
+    def __init__(self, run: Run, network: Network, config: NetworkConfig, evaluator: Evaluator) -> None:
         epoch = run.batches.steps_per_epoch
         self.steps, self.warmup = max(1, round(config.epochs * epoch)), round(config.warmup_epochs * epoch)
         self.lr, self.config = config.learning_rate or LR, config
-        self._run, self._network = run, network
+        self._run, self._network, self._evaluator = run, network, evaluator
         self._forward = fixed_shape(network, config.compile)
 
     def resolution(self, step: int) -> int:
@@ -143,4 +145,5 @@ class NetworkPhase(Phase):
 
     def finish(self) -> dict[str, Any]:
         self._network.load_state_dict(self._run.others.get(AVERAGE, self._network).state_dict())
+        self._evaluator.recalibrate(self._network, resolution_of(self._network))
         return {}

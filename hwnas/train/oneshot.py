@@ -20,7 +20,7 @@ from hwnas.core.threads import torch_threads
 from hwnas.spaces import get_space
 from hwnas.train.batches import Batches
 from hwnas.train.config import OneShotConfig
-from hwnas.train.data import DataSet
+from hwnas.train.data import DataSet, describe
 from hwnas.train.expected import ExpectedCost
 from hwnas.train.loop import Phase, Run
 from hwnas.train.mixed import MixedNetwork
@@ -70,7 +70,7 @@ def train_one_shot(
     of_weights, of_choices = halves(data, config)
     costs = {key: value for term in terms for key, value in term.to_json().items()}
     with torch_threads(config.threads):
-        run = Run.begin(out, NAME, config, of_weights, network, form="mixed", costs=costs)
+        run = Run.begin(out, NAME, config, of_weights, network, form="mixed", costs=costs, data_set=describe(data))
         shared = config.batch, config.seed, run.device, run.group.rank, run.group.world
         run.fit(algorithm(run, network, config, terms, Batches(of_choices, *shared)), resume)
     return Supernet(network, config, run.about, data)

@@ -233,7 +233,10 @@ def test_the_accuracy_predictor_knows_its_space_and_resolutions(tmp_path: Path) 
     with pytest.raises(InputError, match="ofa-mbv3"):
         accuracy_source(f"ofa:{path}", get_space("fbnet"))
     with pytest.raises(InputError, match=r"resolutions .* not 164"):
-        accuracy_source(f"ofa:{path}", get_space("ofa-mbv3:resolution=160/164"))
+        accuracy_source(f"ofa:{path}", get_space("ofa-mbv3:width=1.2,resolution=160/164"))
+    for other in ("width=1.0", "width=1.2,num_classes=10", "width=1.2,variant=cifar"):
+        with pytest.raises(InputError, match="on ImageNet, not of"):
+            accuracy_source(f"ofa:{path}", get_space(f"ofa-mbv3:resolution=160,{other}"))
 
 
 # tables and predictors
