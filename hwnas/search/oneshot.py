@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ CHANCE = 0.9
 
 def one_shot_search(
     config: OneShotConfig,
-    costs: str | list[str] | Mapping[str, Source] = (),  # type: ignore[assignment]
+    costs: str | Sequence[str] | Mapping[str, Source] = (),
     *,
     out: str | Path,
     max: Mapping[str, float] | None = None,

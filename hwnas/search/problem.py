@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ class Problem:
 def make_problem(
     space: str | SearchSpace,
     accuracy: str | Source,
-    costs: str | list[str] | Mapping[str, Source] = (),  # type: ignore[assignment]
+    costs: str | Sequence[str] | Mapping[str, Source] = (),
     *,
     max: Mapping[str, float] | None = None,
     min: Mapping[str, float] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ ENOUGH = 0.8
 def search(
     space: str | SearchSpace,
     accuracy: str | Source,
-    costs: str | list[str] | Mapping[str, Source] = (),  # type: ignore[assignment]
+    costs: str | Sequence[str] | Mapping[str, Source] = (),
     *,
     max: Mapping[str, float] | None = None,
     min: Mapping[str, float] | None = None,
