@@ -234,6 +234,29 @@ def test_configuration_names_an_unknown_key(tmp_path: Path) -> None:
         load_config(path, SupernetConfig)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: true", "epochs: a number or a text is expected, not true or false"),
+        ("epochs: 3\nepochs: 4", "the key 'epochs' stands twice"),
+        ("epochs: 0", r"config\.yaml: epochs 0 needs the weights of an init$"),
+        ("algorithm: fbnet\narch_fraction: 0.2", "arch_fraction is of a search that .* hwnas search"),
+        ("data: {name: digits, name: folder}", "config.yaml:4: not readable as YAML: the key 'name' stands twice"),
+    ],
+)
+def test_configurations_that_contradict_themselves(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"space: ofa-mbv3\n{'' if 'data' in text else 'data: {name: digits}'}\n\n{text}\n")
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(path, SupernetConfig)
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_of_a_configuration_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert DataConfig.model_validate({"name": "folder", "path": "images"}).path == tmp_path / "images"
+
+
 def test_classes_of_space_and_data_must_agree(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="num_classes=10"):
         train_supernet(config(space="ofa-mbv3:width=0.1,resolution=32,num_classes=12"), tmp_path)
