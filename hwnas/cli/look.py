@@ -170,7 +170,7 @@ def doctor(as_json: Json = False) -> None:
 def registry(as_json: Json = False) -> None:
     """Everything that has a name: spaces, backends, meters, predictors, algorithms, data sets, log formats and more."""
     from hwnas.parse import parsers
-    from hwnas.predict import predictors
+    from hwnas.predict import choosers, predictors
     from hwnas.profile.backends import backends
     from hwnas.profile.meters import meters
     from hwnas.search import algorithms
@@ -179,6 +179,6 @@ def registry(as_json: Json = False) -> None:
     from hwnas.train.data import datasets
     from hwnas.train.oneshot import one_shot
 
-    registries = (spaces, kinds, backends, meters, parsers, predictors, datasets, algorithms, one_shot)
+    registries = (spaces, kinds, backends, meters, parsers, predictors, choosers, datasets, algorithms, one_shot)
     report = {each.kind: list(each) for each in registries}
     show(report, "\n".join(f"{kind:16}{', '.join(names)}" for kind, names in report.items()), as_json)
