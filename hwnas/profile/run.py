@@ -17,9 +17,10 @@ from hwnas.core.files import read_json, write_json
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings
-from hwnas.profile.campaign import Effort, History, run_campaign
+from hwnas.profile.campaign import run_campaign
 from hwnas.profile.choosers import Chooser, at_random
 from hwnas.profile.device import environment, local_target
+from hwnas.profile.history import Effort, History
 from hwnas.profile.metrics import COLUMNS, DEFAULT, Plan, collect, cost_rows, left_out, write_networks
 from hwnas.profile.stats import Measurement, Noise, noise_floor
 from hwnas.profile.store import Store

@@ -20,7 +20,8 @@ from hwnas.core.target import Target
 from hwnas.profile import Effort, Settings, nvidia, profile
 from hwnas.profile.backends import backends
 from hwnas.profile.backends import cuda as gpu_timing
-from hwnas.profile.campaign import History, run_campaign
+from hwnas.profile.campaign import run_campaign
+from hwnas.profile.history import History
 from hwnas.profile.memory import peak_activation_mib
 from hwnas.profile.meters import (
     ABOVE_IDLE,
