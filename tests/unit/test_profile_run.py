@@ -14,6 +14,7 @@ from hwnas.core.errors import InputError, StoreError, TargetMismatchError, Unava
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.profile import Chooser, Effort, Request, Run, Settings, doctor, measure_onnx, profile, profile_batches
+from hwnas.profile.backends import Backend, backends
 from hwnas.profile.choosers import random_networks
 from hwnas.profile.device import environment, local_target, usable_cores
 from hwnas.profile.process import worker_environment
@@ -161,6 +162,13 @@ def test_bad_requests_are_one_line_and_leave_nothing(tmp_path, options, error, m
         profile(SPACE, tmp_path / "run", effort=QUICK, **options)
     assert message in str(raised.value) and "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_backend_cannot_do_names_those_that_can(monkeypatch):
+    known = {name: backends.get(name) for name in backends if name != "fake"}
+    monkeypatch.setattr(backends, "_members", {**known, "mine": type("Mine", (Backend,), {"can_tune": True})})
+    reason = backends.get("onnxruntime").unavailable(Settings(trials=8))
+    assert reason == "its kernels are not tuned; leave --trials away, or use --runtime mine or tvm"
 
 
 def test_a_folder_that_cannot_be_made():
