@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from hwnas.profile import Measurement, Run, Settings, Subject, profile
-from hwnas.profile.campaign import History
 from hwnas.profile.device import environment, usable_cores
+from hwnas.profile.history import History
 from hwnas.profile.store import Store
 
 LOADS = {

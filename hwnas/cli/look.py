@@ -170,7 +170,7 @@ def doctor(as_json: Json = False) -> None:
 def registry(as_json: Json = False) -> None:
     """Everything that has a name: spaces, backends, meters, predictors, algorithms, data sets, log formats and more."""
     from hwnas.parse import parsers
-    from hwnas.predict import predictors
+    from hwnas.predict import choosers, predictors
     from hwnas.profile.backends import backends
     from hwnas.profile.meters import meters
     from hwnas.search import algorithms, sources
@@ -181,7 +181,7 @@ def registry(as_json: Json = False) -> None:
     from hwnas.train.training import algorithms as supernets
 
     registries = (
-        *(spaces, kinds, backends, meters, parsers, predictors, sources, algorithms),
+        *(spaces, kinds, backends, meters, parsers, predictors, choosers, sources, algorithms),
         *(datasets, supernets, one_shot),
     )
     report = {each.kind: list(each) for each in registries}

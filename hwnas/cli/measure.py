@@ -1,24 +1,15 @@
-"""Commands that bring in costs: profile, parse."""
+"""The command that brings in costs: profile."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from hwnas.cli.shell import Json, Seed, Space, app, columns, finite, show
-from hwnas.core.errors import InputError, UnknownNameError
+from hwnas.cli.shell import Json, Seed, Space, app, columns, show
+from hwnas.core.errors import InputError
 
-if TYPE_CHECKING:
-    from hwnas.predict.choosers import Aim
-    from hwnas.profile import Run
-    from hwnas.profile.run import Chooser
-    from hwnas.spaces.base import Population
-
-AT_MOST = 1000
-TRANSFER = "transfer"
 SHOWN_FAILURES = 5
 
 
@@ -47,7 +38,7 @@ def profile_command(
     remote: Annotated[str, typer.Option("--remote", help="HOST:PORT of a TVM RPC tracker, to measure its boards")] = "",
     key: Annotated[str, typer.Option("--key", help="the boards' name at the tracker")] = "",
     networks: Annotated[int, typer.Option("--networks", help="whole networks to measure besides the primitives")] = 0,
-    select: Annotated[str, typer.Option("--select", help="how they are chosen: random, or transfer")] = "random",
+    select: Annotated[str, typer.Option("--select", help="a chooser of hwnas registry: random, transfer")] = "random",
     transfer_from: Annotated[
         list[Path] | None, typer.Option("--transfer-from", help="networks measured on other devices, for transfer")
     ] = None,
@@ -70,50 +61,40 @@ def profile_command(
     as_json: Json = False,
 ) -> None:
     """Measure every primitive of a space, and whole networks: here, or by a bundle for a device that returns files."""
-    from hwnas.profile import Effort, Settings, profile_batches
+    from hwnas.predict.choosers import make_chooser
+    from hwnas.profile import Effort, Request, Settings, profile_batches
+    from hwnas.profile.elsewhere import ELSEWHERE, profile_elsewhere
 
     runtime = runtime or ("tvm" if remote else "onnxruntime")
     if not (0 < goal < 1 and time_limit > 0):
         raise InputError(f"--goal {goal} must be between 0 and 1, --time-limit {time_limit} above 0")
-    choice = Choice.of(space, networks, select, transfer_from or [], until, seed)
-    if device in ("fpga", "file"):
-        if choice.aim or choice.label not in ("random", TRANSFER) or (device == "fpga" and choice.choose):
-            raise InputError(f"--device {device} measures nothing here: leave --until and --select {select} out")
-        wanted = Elsewhere(space, device, runtime, target, emit, out, choice)
-        _elsewhere(wanted, networks, _batches(batch), seed, as_json)
+    choose = make_chooser(select, until, transfer_from or ())
+    asked: dict[str, Any] = {"runtime": runtime, "networks": networks, "choose": choose, "seed": seed}
+    if device in ELSEWHERE:
+        done = profile_elsewhere(space, device, _batches(batch), target=target, emit=emit, out=out, **asked)
+        show(done.to_json(), _written(done.to_json(), target), as_json)
         return
     if out is None or emit is not None or target is not None:
         raise InputError(f"--device {device} is measured here: give --out, and neither --emit nor --target")
-    asked = [*filter(None, map(str.strip, metrics.split(","))), *(["energy_mj"] if power_log else [])]
-    runs = profile_batches(
-        space,
-        out,
-        _batches(batch),
-        runtime=runtime,
-        settings=Settings(
-            device, precision, threads=threads, cache=cache, graphs=graphs, trials=trials, remote=remote, key=key
-        ),
-        networks=choice.networks,
-        select=choice.label,
-        choose=choice.choose,
-        repeats=repeats,
-        seed=seed,
-        store=store,
-        effort=Effort(goal=goal, time_limit_s=time_limit),
-        metrics=asked,
-        power_log=power_log,
-        retry=retry,
+    settings = Settings(
+        device, precision, threads=threads, cache=cache, graphs=graphs, trials=trials, remote=remote, key=key
     )
-    reports = [{**run.summary(), **choice.outcome(run, seed)} for run in runs]
-    show({"runs": reports}, "\n".join([str(runs[0].target), *_profiled(reports, asked)]), as_json)
+    effort = Effort(goal=goal, time_limit_s=time_limit)
+    wanted = [*filter(None, map(str.strip, metrics.split(","))), *(["energy_mj"] if power_log else [])]
+    asked |= {"settings": settings, "effort": effort, "metrics": wanted, "power_log": power_log}
+    runs = profile_batches(space, out, _batches(batch), repeats=repeats, store=store, retry=retry, **asked)
+    request = Request.of(choose, space, networks, seed, repeats)
+    outcomes = [choose.outcome(run, request) for run in runs]
+    reports = [{**run.summary(), **outcome} for run, outcome in zip(runs, outcomes, strict=True)]
+    said = [*filter(None, map(choose.describe, outcomes))]
+    show({"runs": reports}, "\n".join([str(runs[0].target), *_profiled(reports, said, wanted)]), as_json)
 
 
-def _profiled(reports: list[dict[str, Any]], metrics: list[str]) -> list[str]:
+def _profiled(reports: list[dict[str, Any]], outcomes: list[str], metrics: list[str]) -> list[str]:
     """What the runs hold, a line a run; then what their choice came to, what failed, and what cannot be measured."""
     counts = ("primitives", "networks", "steady", "noisy", "failed")
     noises = ["-" if r["noise"] is None else f"{100 * r['noise']['median']:.2f} %" for r in reports]
     rows = [[r["run"], *(str(r[name]) for name in counts), noise] for r, noise in zip(reports, noises, strict=True)]
-    outcomes = [text for report in reports for text in _outcome_lines(report)]
     reasons = {(name, r["unmeasurable"][name]) for r in reports for name in metrics if name in r["unmeasurable"]}
     unmeasurable = [f"{name}: unmeasurable: {reason}" for name, reason in sorted(reasons)]
     failed = [f"failed: {name}: {reason}" for report in reports for name, reason in report["failures"].items()]
@@ -123,122 +104,11 @@ def _profiled(reports: list[dict[str, Any]], metrics: list[str]) -> list[str]:
     return [columns(["run", *counts, "noise (median)"], rows), *outcomes, *failed, *advice, *unmeasurable]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """How the networks are chosen: by a registered selection, or by a chooser for `--until` or `--select transfer`."""
-
-    space: str
-    networks: int
-    label: str
-    choose: Chooser | None = None
-    aim: Aim | None = None
-    tables: tuple[Path, ...] = ()
-
-    @classmethod
-    def of(cls, spec: str, networks: int, select: str, tables: list[Path], until: str | None, seed: int) -> Choice:
-        """Raises `InputError` for options that do not go together."""
-        from hwnas.profile.run import selections
-
-        if select != TRANSFER and select not in selections:
-            raise UnknownNameError("selection", select, [*selections, TRANSFER])
-        if (select == TRANSFER) != bool(tables):
-            raise InputError("--select transfer and --transfer-from TABLE go together: give both or neither")
-        if until is None and select != TRANSFER:
-            return cls(spec, networks, select)
-        if until is not None and select != "random":
-            raise InputError(f"--until picks the networks itself: leave --select {select} out")
-        from hwnas.predict import choosers
-        from hwnas.spaces import get_space
-
-        space = get_space(spec)
-        if until is not None:
-            aim = choosers.Aim.parse(until)
-            return cls(spec, networks or AT_MOST, f"until {until}", choosers.until(space, aim, seed), aim)
-        if networks < 1:
-            raise InputError("--select transfer: say how many networks to measure (--networks 10)")
-        return cls(spec, networks, select, choosers.for_transfer(space, tables, seed), tables=tuple(tables))
-
-    def picked(self, seed: int) -> Population | None:
-        """The networks of `--select transfer` for a device that is not measured here; None for random ones."""
-        from hwnas.predict import pick_for_transfer
-        from hwnas.profile.run import METRIC
-        from hwnas.spaces import get_space
-
-        if not self.tables:
-            return None
-        return pick_for_transfer(get_space(self.space), METRIC, self.networks, self.tables, seed)
-
-    def outcome(self, run: Run, seed: int) -> dict[str, Any]:
-        """What the choice came to: `until` where the aim stands, `expected` the accuracy of the transfer."""
-        from hwnas.spaces import get_space
-
-        if self.aim is None and not self.tables:
-            return {}
-        from hwnas.predict import choosers
-
-        space = get_space(self.space)
-        if self.aim is not None:
-            return {"until": self.aim.report(choosers.progress_in(run, space, self.aim), run.networks().num_rows)}
-        expected = choosers.expected_of_transfer(space, self.tables, self.networks, seed)
-        return {"expected": {name: finite(value) for name, value in expected.items()}}
-
-
-def _outcome_lines(report: dict[str, Any]) -> list[str]:
-    from hwnas.predict.choosers import LEAST_NETWORKS
-
-    lines = []
-    if until := report.get("until"):
-        shown = "-" if until["value"] is None else f"{until['value']:.4g} (surely {until['surely']:.4g})"
-        more = "more --networks may help" if until["n"] >= LEAST_NETWORKS else f"it takes {LEAST_NETWORKS} to say"
-        state = "met" if until["met"] else f"not met; {more}"
-        lines.append(f"{until['score']} {shown} after {until['n']} networks; {until['aim']:g} is asked for: {state}")
-    if (expected := report.get("expected")) and None not in expected.values():
-        lines.append(
-            "to expect of fit-predictor --transfer-from, going by the devices of the tables: "
-            f"MAPE {expected['mape']:.2f} %, Spearman {expected['spearman']:.3f}"
-        )
-    return lines
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """What is asked of a device that this machine cannot run: a bundle to copy there, or a simulation."""
-
-    space: str
-    device: str
-    runtime: str
-    target: str | None
-    emit: Path | None
-    out: Path | None
-    choice: Choice
-
-
-def _elsewhere(asked: Elsewhere, networks: int, batches: list[int], seed: int, as_json: bool) -> None:
-    """A bundle for a board (`--emit`), or a simulated run (`--runtime dpu-sim --out`)."""
-    from hwnas.fpga import get_target, simulate_run
-    from hwnas.fpga.bundle import emit_bundle
-    from hwnas.profile.bundle import emit_files
-    from hwnas.spaces import get_space
-
-    space = get_space(asked.space)
-    if (asked.target is None) == (asked.device == "fpga"):
-        raise InputError(
-            f"--device {asked.device}: {'give --target' if asked.device == 'fpga' else 'it has no --target'}"
-        )
-    if len(batches) > 1:
-        raise InputError("--batch: a bundle has one batch size")
-    if asked.runtime == "dpu-sim" and asked.target and asked.out and not asked.emit:
-        run = simulate_run(space, get_target(asked.target), asked.out, networks, seed)
-        show(run.to_json(), f"{asked.out}: simulated costs of {asked.target}", as_json)
-        return
-    if asked.emit is None or asked.out is not None:
-        raise InputError(f"--device {asked.device}: give --emit BUNDLE (or --target DPU --runtime dpu-sim --out RUN)")
-    if asked.target:
-        report = emit_bundle(space, get_target(asked.target), asked.emit, networks, seed).to_json()
-    else:
-        report = emit_files(space, asked.emit, networks, batches[0], seed, asked.choice.picked(seed)).to_json()
-    text = f"{asked.emit}: {report['primitives']} primitives and {report['networks']} networks; copy it to the device"
-    show(report, text, as_json)
+def _written(report: dict[str, Any], target: str | None) -> str:
+    if report.get("simulated"):
+        return f"{report['out']}: simulated costs of {target}"
+    counts = f"{report['primitives']} primitives and {report['networks']} networks"
+    return f"{report['out']}: {counts}; copy it to the device"
 
 
 def _batches(text: str) -> list[int]:

@@ -1,7 +1,8 @@
-"""Which networks a profiling run measures: the choosers that `hwnas.profile.profile` takes."""
+"""The choosers of `hwnas profile --select`: the registry of them, and those that learn from what is measured."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,39 @@ from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError
 from hwnas.core.progress import say
+from hwnas.core.registry import Registry
 from hwnas.predict.active import Progress, next_to_measure, progress_of, unmeasured
 from hwnas.predict.data import NETWORKS, Measurements
 from hwnas.predict.intervals import genotype_groups
 from hwnas.predict.metrics import HIGHER_IS_BETTER, SCORES
-from hwnas.predict.transfer import Transfer, expected_accuracy, read_sources
-from hwnas.profile import Run
-from hwnas.profile.run import METRIC, Chooser
-from hwnas.spaces import SearchSpace
+from hwnas.predict.transfer import Transfer, expected_accuracy, pick_for_transfer, read_sources
+from hwnas.profile import AtRandom, Chooser, Request, Run
+from hwnas.profile.run import METRIC
+from hwnas.spaces import SearchSpace, get_space
 
 FIRST_NETWORKS = 20
 LEAST_NETWORKS = 10
+AT_MOST = 1000
 GROWTH = 0.2
 FEWEST_AT_ONCE = 5
+OPTIONS = {"until": "--until SCORE=VALUE", "transfer_from": "--transfer-from TABLE"}
+
+choosers: Registry[type[Chooser]] = Registry("chooser", named=True)
+choosers.register("random")(AtRandom)
+
+
+def make_chooser(select: str, until: str | None = None, transfer_from: Sequence[Path] = ()) -> Chooser:
+    """The chooser that the command line asks for; raises `InputError` for options that do not go together."""
+    if until is not None:
+        if select not in (AtRandom.name, Until.name):
+            raise InputError(f"--until picks the networks itself: leave --select {select} out")
+        select = Until.name
+    kind, given = choosers.get(select), {"until": until, "transfer_from": tuple(transfer_from)}
+    for option, value in given.items():
+        if bool(value) != (option in kind.options):
+            owner = next(name for name in (select, *choosers) if option in choosers.get(name).options)
+            raise InputError(f"--select {owner} and {OPTIONS[option]} go together: give both or neither")
+    return kind(*(given[option] for option in kind.options))
 
 
 @dataclass(frozen=True)
@@ -63,50 +84,85 @@ class Aim:
         return {"score": self.name, "aim": self.value, "met": self.met_by(progress), **reached}
 
 
-def until(space: SearchSpace, aim: Aim, seed: int = 0) -> Chooser:
-    """A chooser that asks for what teaches most, batch after batch, until `aim` is surely met."""
+@choosers.register("until")
+class Until(Chooser):
+    """Picks what teaches most, batch after batch, until predictions surely meet `aim`, such as `within_10=0.95`."""
 
-    def choose(run: Run, most: int) -> NDArray[np.int16]:
+    options = ("until",)
+    most = AT_MOST
+
+    def __init__(self, aim: str) -> None:
+        self.aim, self.text = Aim.parse(aim), aim
+
+    @property
+    def label(self) -> str:
+        return f"until {self.text}"
+
+    def pick(self, run: Run, request: Request) -> NDArray[np.int16]:
+        space = get_space(request.space)
         tried, data = measured_in(run, space)
-        if aim.met_by(progress_in(run, space, aim)):
+        if self.aim.met_by(progress_in(run, space, self.aim)):
             return tried[:0]
         n = FIRST_NETWORKS - len(tried) if len(tried) < FIRST_NETWORKS else int(GROWTH * len(tried))
-        candidates = unmeasured(space, tried, seed=seed + len(tried))
+        candidates = unmeasured(space, tried, seed=request.seed + len(tried))
         if not len(candidates):
             return candidates
-        known, number = (data.population, data.values), min(max(n, FEWEST_AT_ONCE), most)
-        return next_to_measure(space, METRIC, *known, number, table=run.table(), candidates=candidates, seed=seed)
+        known, number = (data.population, data.values), min(max(n, FEWEST_AT_ONCE), request.left)
+        return next_to_measure(
+            space, METRIC, *known, number, table=run.table(), candidates=candidates, seed=request.seed
+        )
 
-    return choose
+    def outcome(self, run: Run, request: Request) -> dict[str, Any]:
+        """`until`: whether the aim is met, and where the score stands."""
+        progress = progress_in(run, get_space(request.space), self.aim)
+        return {"until": self.aim.report(progress, run.networks().num_rows)}
+
+    def describe(self, outcome: dict[str, Any]) -> str:
+        stood = outcome["until"]
+        value = "-" if stood["value"] is None else f"{stood['value']:.4g} (surely {stood['surely']:.4g})"
+        more = "more --networks may help" if stood["n"] >= LEAST_NETWORKS else f"it takes {LEAST_NETWORKS} to say"
+        state = "met" if stood["met"] else f"not met; {more}"
+        return f"{stood['score']} {value} after {stood['n']} networks; {stood['aim']:g} is asked for: {state}"
+
+
+@choosers.register("transfer")
+class ForTransfer(Chooser):
+    """Picks the networks that tell most of a device beside the `tables` of other devices."""
+
+    options = ("transfer_from",)
+
+    def __init__(self, tables: Sequence[str | Path]) -> None:
+        self.tables = tables
+
+    def design(self, request: Request) -> NDArray[np.int16]:
+        if request.networks < 1:
+            raise InputError("--select transfer: say how many networks to measure (--networks 10)")
+        say("choosing the networks that tell most, by what other devices took for them")
+        return pick_for_transfer(get_space(request.space), METRIC, request.networks, self.tables, request.seed)
+
+    def outcome(self, run: Run, request: Request) -> dict[str, Any]:
+        """`expected`: MAPE (percent) and Spearman correlation of as many measurements on the devices of the tables."""
+        space = get_space(request.space)
+        sources = read_sources(self.tables, space, METRIC, request.seed)
+        say("asking each device of the tables what so many measurements would have told of it")
+        model = Transfer(space, metric=METRIC).learn_sources(sources)
+        expected = expected_accuracy(model, sources, request.networks, request.seed)
+        return {"expected": {name: value if math.isfinite(value) else None for name, value in expected.items()}}
+
+    def describe(self, outcome: dict[str, Any]) -> str:
+        expected = outcome["expected"]
+        if None in expected.values():
+            return ""
+        return (
+            "to expect of fit-predictor --transfer-from, going by the devices of the tables: "
+            f"MAPE {expected['mape']:.2f} %, Spearman {expected['spearman']:.3f}"
+        )
 
 
 def progress_in(run: Run, space: SearchSpace, aim: Aim) -> Progress | None:
     """How near the networks measured in `run` have come to `aim`; None while they are too few to say."""
     _, data = measured_in(run, space)
     return progress_of(data, aim.name, run.table()) if len(data) >= LEAST_NETWORKS else None
-
-
-def for_transfer(space: SearchSpace, tables: Sequence[str | Path], seed: int = 0) -> Chooser:
-    """A chooser of the networks that tell most of a device beside other devices' `tables`, which are read at once."""
-    sources = read_sources(tables, space, METRIC, seed)
-    say("choosing the networks that tell most, by what other devices took for them")
-
-    def choose(run: Run, most: int) -> NDArray[np.int16]:
-        tried, _ = measured_in(run, space)
-        picked = Transfer(space, metric=METRIC).learn_sources(sources).pick(most + len(tried), seed)
-        known = {row.tobytes() for row in tried}
-        return picked[[row.tobytes() not in known for row in picked]][:most]
-
-    return choose
-
-
-def expected_of_transfer(
-    space: SearchSpace, tables: Sequence[str | Path], networks: int, seed: int = 0
-) -> dict[str, float]:
-    """MAPE (percent) and Spearman correlation that `networks` measurements reached on the devices of `tables`."""
-    sources = read_sources(tables, space, METRIC, seed)
-    say("asking each device of the tables what so many measurements would have told of it")
-    return expected_accuracy(Transfer(space, metric=METRIC).learn_sources(sources), sources, networks, seed)
 
 
 def measured_in(run: Run, space: SearchSpace) -> tuple[NDArray[np.int16], Measurements]:

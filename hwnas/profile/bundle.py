@@ -18,7 +18,7 @@ from hwnas.core.errors import InputError
 from hwnas.core.files import write_bytes
 from hwnas.core.progress import progress
 from hwnas.fpga.bundle import BundleReport, claim, finish
-from hwnas.profile.run import random_networks
+from hwnas.profile.choosers import random_networks
 from hwnas.profile.subject import Subject
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Population

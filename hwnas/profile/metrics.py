@@ -20,7 +20,7 @@ from hwnas.core.target import Target
 from hwnas.core.units import ENERGY as ENERGY_MJ
 from hwnas.core.units import LATENCY
 from hwnas.profile.backends import Settings
-from hwnas.profile.campaign import Effort, History
+from hwnas.profile.history import Effort, History
 from hwnas.profile.memory import MEASURED_MEMORY, MEMORY
 from hwnas.profile.meters import ABOVE_IDLE, ENERGY, POWER_LOG, WINDOW, Metering, Span, energy_readings, find_meter
 from hwnas.profile.power import MeterLog, uncovered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,13 @@ import numpy as np
 import hwnas
 from hwnas.core.errors import InputError
 from hwnas.core.files import read_json, write_json
-from hwnas.core.registry import Registry
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings
-from hwnas.profile.campaign import Effort, History, run_campaign
+from hwnas.profile.campaign import run_campaign
+from hwnas.profile.choosers import Chooser, at_random
 from hwnas.profile.device import environment, local_target
+from hwnas.profile.history import Effort, History
 from hwnas.profile.metrics import COLUMNS, DEFAULT, Plan, collect, cost_rows, left_out, write_networks
 from hwnas.profile.stats import Measurement, Noise, noise_floor
 from hwnas.profile.store import Store
@@ -35,65 +36,71 @@ METRIC = "latency_ms"
 STORE = "samples.sqlite"
 FIRST, REPEAT = 0, 1
 
-Selection = Callable[[SearchSpace, int, int], Population]
-"""Which networks to measure: (space, number, seed) -> distinct genotypes, shape (n, genes)."""
-
-selections: Registry[Selection] = Registry("selection")
-
-Chooser = Callable[["Run", int], Population]
-"""What to measure next: (the run so far, how many at most) -> genotypes, none where nothing more is wanted."""
-
-
-@selections.register("random")
-def random_networks(space: SearchSpace, n: int, seed: int) -> Population:
-    """`n` distinct random networks; a larger `n` with the same seed begins with the same ones."""
-    if n > space.size:
-        raise InputError(f"--networks {n}: {space.spec} has only {space.size} architectures")
-    rng = np.random.default_rng(seed)
-    drawn = space.sample(0, rng)
-    while len(drawn) < n:
-        drawn = space.distinct(np.concatenate([drawn, space.sample(256, rng)]))
-    return drawn[:n]
-
 
 @dataclass(frozen=True)
 class Request:
     """What a run was asked for: a space, how many of its networks, chosen how, and how many measured twice.
 
     Attributes:
-        networks: how many, or how many at most where a `Chooser` picks them.
-        select: a registered selection, or what the `Chooser` is called.
-        chosen: the architectures that a `Chooser` has picked so far; None where a selection gives them.
+        networks: how many at most.
+        select: the label of the `Chooser` that picks them.
+        chosen: the architectures that it has picked so far.
     """
 
     space: str
     networks: int = 0
-    select: str = "random"
+    select: str = at_random.label
     seed: int = 0
     repeats: int = 0
-    chosen: tuple[str, ...] | None = None
+    chosen: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Request:
-        """The request that `asdict` gave, read back from JSON."""
-        chosen = values.get("chosen")
-        return cls(**{**values, "chosen": None if chosen is None else tuple(map(str, chosen))})
+    def of(cls, choose: Chooser, space: str | SearchSpace, networks: int, seed: int = 0, repeats: int = 0) -> Request:
+        """A request of which nothing is chosen yet; raises `InputError` for negative counts."""
+        if networks < 0 or repeats < 0:
+            raise InputError(f"networks ({networks}) and repeats ({repeats}) are counts")
+        spec = get_space(space).spec if isinstance(space, str) else space.spec
+        return cls(spec, networks or choose.most, choose.label, seed, repeats)
 
-    def continues(self, other: Request) -> bool:
-        """Whether both ask one `Chooser` of one space, so that what it picked for the one is picked for the other."""
-        mine, others = ((r.space, r.select, r.seed, r.chosen is None) for r in (self, other))
-        return self.chosen is not None and mine == others
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Request:
+        """The request that `asdict` gave, read back from JSON."""
+        request = cls(**{**values, "chosen": tuple(map(str, values.get("chosen") or ()))})
+        if values.get("chosen") is not None or not request.networks:
+            return request
+        if request.select != at_random.label:
+            raise ValueError(f"the networks of --select {request.select} are not listed")
+        return request.choosing(at_random.design(request))
+
+    @property
+    def left(self) -> int:
+        """How many networks may still be chosen."""
+        return self.networks - len(self.chosen)
+
+    def choosing(self, population: Population) -> Request:
+        """This request with `population` (n, genes) chosen besides, where it is new and as far as there is room."""
+        return self._with(map(get_space(self.space).format, population))
+
+    def continuing(self, others: Iterable[Request]) -> Request:
+        """This request with what was chosen for one of `others` by the same chooser, of the same space and seed."""
+        same = [other.chosen for other in others
+                if (other.space, other.select, other.seed) == (self.space, self.select, self.seed)]
+        earlier: tuple[str, ...] = max(same, key=len, default=())
+        return self._with(earlier)
+
+    def extends(self, other: Request) -> bool:
+        """Whether this is `other`, with more networks chosen or the same."""
+        return replace(other, chosen=self.chosen) == self and set(other.chosen) <= set(self.chosen)
+
+    def _with(self, archs: Iterable[str]) -> Request:
+        return replace(self, chosen=tuple(dict.fromkeys([*self.chosen, *archs]))[: self.networks])
 
     def primitives(self) -> list[Subject]:
         return [Subject.primitive(primitive) for primitive in get_space(self.space).primitives()]
 
     def sampled(self) -> list[Subject]:
         """The networks to measure."""
-        if self.chosen is not None:
-            return [Subject("network", arch, self.space) for arch in self.chosen]
-        space = get_space(self.space)
-        rows = selections.get(self.select)(space, self.networks, self.seed)
-        return [Subject.network(space, row) for row in rows]
+        return [Subject("network", arch, self.space) for arch in self.chosen]
 
     def repeated(self) -> list[Subject]:
         """Those measured a second time: networks, or primitives where no networks are asked for."""
@@ -125,7 +132,7 @@ class Run:
         if values.get("kind") != "profile_run" or values.get("schema") != SCHEMA:
             raise InputError(f"{path}: not a profiling run of schema {SCHEMA}")
         try:
-            requests = tuple(Request.of(request) for request in values["requests"])
+            requests = tuple(Request.from_json(request) for request in values["requests"])
             target, store, goal = values["target"], Path(folder, values["store"]), float(values["goal"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not a profiling run: {type(error).__name__} {error}") from error
@@ -133,8 +140,8 @@ class Run:
         return cls(Path(folder), Target.from_json(target, str(path)), requests, store, goal, metrics)
 
     def asking(self, request: Request) -> Run:
-        """This run with `request` among its requests, in the place of the one that it continues."""
-        kept = [request if request.continues(other) else other for other in self.requests]
+        """This run with `request` among its requests, in the place of those that it extends."""
+        kept = [request if request.extends(other) else other for other in self.requests]
         return replace(self, requests=tuple(dict.fromkeys([*kept, request])))
 
     def measuring(self, metrics: Iterable[str]) -> Run:
@@ -202,10 +209,9 @@ class Run:
 
 
 def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxruntime",
-            settings: Settings | None = None, networks: int = 0, select: str = "random", repeats: int = 0,
+            settings: Settings | None = None, networks: int = 0, choose: Chooser = at_random, repeats: int = 0,
             seed: int = 0, effort: Effort | None = None, store: str | Path | None = None,
-            choose: Chooser | None = None, metrics: Sequence[str] = DEFAULT,
-            power_log: str | Path | None = None, retry: bool = False) -> Run:
+            metrics: Sequence[str] = DEFAULT, power_log: str | Path | None = None, retry: bool = False) -> Run:
     """Measure every primitive of `space`, and `networks` whole networks, on this machine; the result is in `out`.
 
     The same call goes on where an interrupted one stopped. Another space in the same folder is added to it.
@@ -215,13 +221,10 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
         out: the folder of the run.
         runtime: a registered backend.
         settings: device, precision, batch and threads.
-        networks: networks to measure; `select` says how they are chosen, with `seed`.
+        networks: networks to measure, at most; `choose` picks them, with `seed`.
         repeats: how many of them (of the primitives, without networks) are measured twice, for the noise floor.
-        effort: precision and time limits. Networks are measured in one process, not two: they vary by 0.7 % between
-            processes, and compiling one takes about as long as measuring it.
+        effort: precision and time limits.
         store: a sample store shared with other runs, instead of one inside `out`.
-        choose: picks the networks, batch after batch, from what is measured by then; `networks` is then the most, and
-            `select` what the choice is called in `run.json`.
         metrics: `memory_mib`, `energy_mj` besides `latency_ms`; what cannot be measured here is `unmeasurable` in the
             table, and its manifest says why.
         power_log: log of an external meter (see `hwnas.profile.power`), from which energy is read.
@@ -232,50 +235,61 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
         TargetMismatchError: `out` holds a run of another target.
         StoreError: the store cannot be read or written.
     """
-    settings, effort = settings or Settings(), effort or Effort()
-    if networks < 0 or repeats < 0:
-        raise InputError(f"networks ({networks}) and repeats ({repeats}) are counts")
-    spec = space if isinstance(space, str) else space.spec
-    request = Request(get_space(spec).spec, networks, select, seed, repeats, () if choose else None)
-    request.sampled()
-    target, plan = local_target(runtime, settings), Plan.of(metrics, power_log, settings, effort)
-    effort = plan.effort
-    run = _open(Path(out), target, store, effort.goal).measuring(plan.metrics)
-    earlier = [other.chosen for other in run.requests if request.continues(other)]
-    request = replace(request, chosen=earlier[0]) if earlier else request
-    run = run.asking(request)
+    settings = settings or Settings()
+    request = Request.of(choose, space, networks, seed, repeats)
+    target, plan = local_target(runtime, settings), Plan.of(metrics, power_log, settings, effort or Effort())
+    run = _open(Path(out), target, store, plan.effort.goal).measuring(plan.metrics)
+    request = request.choosing(choose.design(request)).continuing(run.requests)
     with Store(run.store) as samples:
-        run.save(settings)
-
-        def measure(subjects: Sequence[Subject], series: int, title: str, enough: Effort) -> None:
-            if subjects:
-                if retry:
-                    samples.forgive(run.target, [subject.id for subject in subjects])
-                run_campaign(samples, run.target, settings, subjects, series=series, effort=enough, seed=seed,
-                             title=title)
-                _write(run, samples, settings, plan.settle(samples, run.target))
-
-        once = replace(effort, sessions=1)
-        measure(request.primitives(), FIRST, "primitives", effort)
-        measure(request.sampled(), FIRST, "networks", once)
-        while choose and (more := _choose(choose, run, request)):
-            request, run = more, run.asking(more)
-            run.save(settings)
-            measure(request.sampled(), FIRST, "networks", once)
-        measure(request.repeated(), REPEAT, "repeats", once if request.sampled() else effort)
-    return run
+        profiling = _Profiling(run, request, samples, settings, plan, retry)
+        profiling.measure_primitives()
+        profiling.measure_networks(choose)
+        profiling.measure_repeats()
+    return profiling.run
 
 
-def _choose(choose: Chooser, run: Run, request: Request) -> Request | None:
-    """`request` with the networks picked next; None where none are.
+class _Profiling:
+    """A request on its way from the device through the store into the files of a run.
 
-    They are in `run.json` before they are measured, so that a run that was cut off goes on with the same ones.
+    Networks are measured in one process, not two: they vary by 0.7 % between processes, and compiling one takes about
+    as long as measuring it.
     """
-    before, space = request.chosen or (), get_space(request.space)
-    left = request.networks - len(before)
-    picked = map(space.format, choose(run, left)) if left > 0 else ()
-    after = tuple(dict.fromkeys([*before, *picked]))[:request.networks]
-    return replace(request, chosen=after) if len(after) > len(before) else None
+
+    def __init__(self, run: Run, request: Request, samples: Store, settings: Settings, plan: Plan, retry: bool) -> None:
+        self.run, self.samples, self.settings, self.plan, self.retry = run, samples, settings, plan, retry
+        self._ask(request)
+
+    def measure_primitives(self) -> None:
+        self._measure(self.request.primitives(), FIRST, "primitives")
+
+    def measure_networks(self, choose: Chooser) -> None:
+        """Measure what is chosen, and let `choose` pick more by it, until it wants no more."""
+        self._measure(self.request.sampled(), FIRST, "networks")
+        while self.request.left > 0:
+            more = self.request.choosing(choose.pick(self.run, self.request))
+            if more == self.request:
+                return
+            self._ask(more)
+            self._measure(more.sampled(), FIRST, "networks")
+
+    def measure_repeats(self) -> None:
+        self._measure(self.request.repeated(), REPEAT, "repeats")
+
+    def _ask(self, request: Request) -> None:
+        """Write `request` to `run.json` before it is measured: a run that is cut off goes on with the same networks."""
+        self.request, self.run = request, self.run.asking(request)
+        self.run.save(self.settings)
+
+    def _measure(self, subjects: Sequence[Subject], series: int, title: str) -> None:
+        """Measure `subjects`, and bring the files of the run up to date."""
+        if not subjects:
+            return
+        if self.retry:
+            self.samples.forgive(self.run.target, [subject.id for subject in subjects])
+        effort = self.plan.effort if subjects[0].kind == "primitive" else replace(self.plan.effort, sessions=1)
+        run_campaign(self.samples, self.run.target, self.settings, subjects, series=series, effort=effort,
+                     seed=self.request.seed, title=title)
+        _write(self.run, self.samples, self.settings, self.plan.settle(self.samples, self.run.target))
 
 
 def profile_batches(space: str | SearchSpace, out: str | Path, batches: Sequence[int], *,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -173,15 +173,9 @@ def measure(blocks: Sequence[Block], reference: float, goal: float) -> Measureme
     used = next((mask for mask in (drift.calm, drift.settled) if mask.sum() >= enough), np.ones(len(blocks), np.bool_))
     medians = np.array([block.median_ms for block in blocks])
     values = (medians / np.where(drift.calm, 1.0, drift.factor))[used]
-    median, low, high = median_interval(values)
-    width = relative_half_width(median, low, high)
     n = sum(block.n for block, use in zip(blocks, used, strict=True) if use)
-    reason = "" if width <= goal else f"the interval is within {100 * width:.1f} %, {100 * goal:g} % was asked for"
-    if math.isinf(width):
-        low, high = float(values.min()), float(values.max())
-        reason = f"{len(values)} sample blocks are too few for an interval"
-    return Measurement(n, len(values), median, low, high, "noisy" if reason else "steady", reason,
-                       float(np.median(medians)))
+    found = _judged(values, goal, "sample blocks")
+    return replace(found, n=n, blocks=len(values), observed=float(np.median(medians)))
 
 
 def summarise(readings: ArrayLike, goal: float, computed: bool = False) -> Measurement:
@@ -194,16 +188,20 @@ def summarise(readings: ArrayLike, goal: float, computed: bool = False) -> Measu
     if not len(values) or values.min() <= 0:
         reason = "a reading is not above zero" if len(values) else "nothing was read"
         return Measurement.failed(reason, "unmeasurable")
-    median, low, high = median_interval(values)
     if computed or values.min() == values.max():
-        n: int = 1 if computed else len(values)
-        verdict: Verdict = "computed" if computed else "steady"
-        return Measurement(n, 0, median, median, median, verdict, observed=median)
+        n, median = 1 if computed else len(values), float(np.median(values))
+        return Measurement(n, 0, median, median, median, "computed" if computed else "steady", observed=median)
+    return _judged(values, goal, "readings")
+
+
+def _judged(values: NDArray[np.float64], goal: float, name: str) -> Measurement:
+    """Steady where the interval of the median of independent `values` is within `goal`, else noisy."""
+    median, low, high = median_interval(values)
     width = relative_half_width(median, low, high)
     reason = "" if width <= goal else f"the interval is within {100 * width:.1f} %, {100 * goal:g} % was asked for"
     if math.isinf(width):
         low, high = float(values.min()), float(values.max())
-        reason = f"{len(values)} readings are too few for an interval"
+        reason = f"{len(values)} {name} are too few for an interval"
     return Measurement(len(values), 0, median, low, high, "noisy" if reason else "steady", reason, median)
 
 

@@ -13,8 +13,9 @@ import pytest
 from hwnas.core.target import Target
 from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
-from hwnas.profile.campaign import Effort, History, run_campaign
+from hwnas.profile.campaign import run_campaign
 from hwnas.profile.device import gpus, local_target
+from hwnas.profile.history import Effort, History
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import random_inputs

@@ -13,9 +13,9 @@ from hwnas.cli import app
 from hwnas.core.errors import InputError
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
-from hwnas.predict import Aim, Progress, for_transfer, pick_for_transfer, until
-from hwnas.predict.choosers import FIRST_NETWORKS, progress_in
-from hwnas.profile import Run
+from hwnas.predict import ForTransfer, Progress, Until, choosers, pick_for_transfer
+from hwnas.predict.choosers import AT_MOST, FIRST_NETWORKS, Aim, progress_in
+from hwnas.profile import Chooser, Request, Run
 from hwnas.spaces import get_space
 
 SPACE = get_space("nasbench-macro")
@@ -49,18 +49,19 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_until_asks_for_new_networks_and_stops_when_the_aim_is_surely_met(tmp_path: Path) -> None:
     population = SPACE.distinct(SPACE.sample(200, 0))
-    aim = Aim.parse("within_10=0.95")
+    choose = Until("within_10=0.95")
+    hundred, three = (Request.of(choose, SPACE, n) for n in (100, 3))
     (tmp_path / "empty").mkdir()
     empty = run_with(tmp_path / "empty", population[:0])
-    first = until(SPACE, aim)(empty, 100)
+    first = choose.pick(empty, hundred)
     assert first.shape == (FIRST_NETWORKS, 8) and len(np.unique(first, axis=0)) == FIRST_NETWORKS
-    assert (first == until(SPACE, aim)(empty, 100)).all() and len(until(SPACE, aim)(empty, 3)) == 3
+    assert (first == choose.pick(empty, hundred)).all() and len(choose.pick(empty, three)) == 3
     for name, noise, met in (("exact", 0.0, True), ("noisy", 0.2, False)):
         (tmp_path / name).mkdir()
         run = run_with(tmp_path / name, population[:60], failed=4, noise=noise)
-        progress = progress_in(run, SPACE, aim)
-        assert progress is not None and progress.n == 56 and aim.met_by(progress) is met
-        more = until(SPACE, aim)(run, 100)
+        progress = progress_in(run, SPACE, choose.aim)
+        assert progress is not None and progress.n == 56 and choose.aim.met_by(progress) is met
+        more = choose.pick(run, hundred)
         assert (len(more) == 0) is met
         assert len(SPACE.distinct(np.concatenate([population[:60], more]))) == 60 + len(more)
 
@@ -80,13 +81,40 @@ def test_aims_of_errors_are_upper_limits() -> None:
             Aim.parse(text)
 
 
-def test_transfer_picks_the_same_networks_however_often_it_is_cut_off(tmp_path: Path, devices: Path) -> None:
-    choose = for_transfer(SPACE, [devices])
-    whole = choose(run_with(tmp_path, SPACE.sample(0, 0)), 10)
-    rest = choose(run_with(tmp_path, whole[:4]), 6)
-    assert (np.concatenate([whole[:4], rest]) == whole).all() and len(np.unique(whole, axis=0)) == 10
+def test_more_networks_for_transfer_begin_with_the_same_ones(tmp_path: Path, devices: Path) -> None:
+    choose = ForTransfer([devices])
+    whole, four = (choose.design(Request.of(choose, SPACE, n)) for n in (10, 4))
+    assert (whole[:4] == four).all() and len(np.unique(whole, axis=0)) == 10
     with pytest.raises(InputError, match="no run folder and no table"):
-        for_transfer(SPACE, [tmp_path / "none.parquet"])
+        ForTransfer([tmp_path / "none.parquet"]).design(Request.of(choose, SPACE, 4))
+
+
+def test_requests_say_who_chooses_and_how_many_at_most() -> None:
+    assert Request.of(Until("mape=2"), SPACE.spec, 0) == Request(SPACE.spec, AT_MOST, "until mape=2")
+    assert Request.of(ForTransfer([]), SPACE, 7, seed=3) == Request(SPACE.spec, 7, "transfer", 3)
+
+
+def test_a_registered_chooser_is_reached_from_the_command_line(
+    tmp_path: Path, devices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Smallest(Chooser):
+        def design(self, request: Request) -> np.ndarray:
+            pool = SPACE.distinct(SPACE.sample(100, request.seed))
+            return pool[SPACE.macs(pool).argsort()[: request.networks]]
+
+    monkeypatch.setattr(choosers, "_members", {**choosers._members})
+    choosers.register("smallest")(Smallest)
+    command = ["profile", "--space", SPACE.spec, "--select", "smallest", "--networks", "3", "--json"]
+    done = CliRunner().invoke(app, [*command, "--device", "file", "--emit", str(tmp_path / "bundle")])
+    assert done.exit_code == 0, done.output
+    models = json.loads((tmp_path / "bundle" / "hwnas_bundle.json").read_text())["models"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "run"), *QUICK])
+    assert done.exit_code == 0, done.output
+    (request,) = Run.load(tmp_path / "run").requests
+    assert request.select == "smallest" and len(request.chosen) == 3
+    assert [entry["arch"] for entry in models.values() if "arch" in entry] == list(request.chosen)
+    done = CliRunner().invoke(app, [*command, "--transfer-from", str(devices), "--out", str(tmp_path / "none")])
+    assert "--select transfer and --transfer-from TABLE go together" in str(done.exception)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +128,7 @@ def test_transfer_picks_the_same_networks_however_often_it_is_cut_off(tmp_path: 
         (["--until", "mape=2", "--select", "transfer", "--transfer-from", "x.parquet"], "picks the networks itself"),
         (["--select", "transfer", "--transfer-from", "x.parquet"], "how many networks"),
         (["--select", "transfer", "--transfer-from", "x.parquet", "--networks", "5"], "no table at x.parquet"),
+        (["--select", "until", "--networks", "5"], "--until SCORE=VALUE go together"),
         (["--device", "file", "--until", "mape=2", "--emit", "b"], "measures nothing here"),
     ],
 )

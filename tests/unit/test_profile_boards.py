@@ -11,11 +11,11 @@ import pytest
 
 from hwnas.cli.shell import run as command
 from hwnas.core.errors import InputError, UnavailableError
-from hwnas.profile import campaign
 from hwnas.profile.backends import Settings, backends
 from hwnas.profile.boards import look_at_boards
-from hwnas.profile.campaign import Effort, History, run_campaign
+from hwnas.profile.campaign import run_campaign
 from hwnas.profile.device import cpu_model, local_target
+from hwnas.profile.history import Effort, History
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace
@@ -108,7 +108,7 @@ def test_boards_share_a_campaign_and_one_of_them_is_killed(boards, tmp_path, mon
             before_the_kill.append(len(stored))
             kill(servers[0])
 
-    monkeypatch.setattr(campaign.Store, "add", watched)
+    monkeypatch.setattr(Store, "add", watched)
     with Store(tmp_path / "samples.sqlite") as store:
         run_campaign(store, target, settings, subjects, effort=QUICK)
         history = History(store, target)

@@ -8,7 +8,7 @@ import pytest
 from hwnas.core.target import Target
 from hwnas.profile import calibration
 from hwnas.profile.calibration import LEAST, recall, remember, settle
-from hwnas.profile.campaign import History
+from hwnas.profile.history import History
 from hwnas.profile.store import Sample, Store
 
 

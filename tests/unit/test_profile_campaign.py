@@ -13,7 +13,8 @@ import pytest
 from hwnas.core.errors import UnavailableError, UnknownNameError
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings, backends
-from hwnas.profile.campaign import Effort, History, run_campaign
+from hwnas.profile.campaign import run_campaign
+from hwnas.profile.history import Effort, History
 from hwnas.profile.process import Limits
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
@@ -24,7 +25,11 @@ EFFORT = Effort(chunk=4)
 
 RUN = """
 import sys
-from hwnas.profile.campaign import *
+from hwnas.core.target import Target
+from hwnas.profile.backends import Settings
+from hwnas.profile.campaign import run_campaign
+from hwnas.profile.history import Effort
+from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
 target = Target("simulated board", "fake", "1.0")
 subjects = [Subject("onnx", f"ok {n / 10}") for n in range(1, 13)]

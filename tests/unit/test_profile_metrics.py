@@ -20,7 +20,8 @@ from hwnas.core.target import Target
 from hwnas.profile import Effort, Settings, nvidia, profile
 from hwnas.profile.backends import backends
 from hwnas.profile.backends import cuda as gpu_timing
-from hwnas.profile.campaign import History, run_campaign
+from hwnas.profile.campaign import run_campaign
+from hwnas.profile.history import History
 from hwnas.profile.memory import peak_activation_mib
 from hwnas.profile.meters import (
     ABOVE_IDLE,
@@ -499,8 +500,9 @@ def test_a_gpu_runtime_that_is_not_there_is_one_line(monkeypatch):
     from hwnas.profile.device import local_target
 
     monkeypatch.setattr("hwnas.profile.device.gpus", lambda: ["NVIDIA Fake"])
-    wrong = [("onnxruntime", Settings("gpu", "int8"), "int8"), ("onnxruntime", Settings(cache="cold"), "--cache"),
-             ("torch", Settings(graphs=True), "--graphs"), ("onnxruntime-tensorrt", Settings(), "not on cpu")]
+    wrong = [("onnxruntime", Settings("gpu", "int8"), "int8"), ("onnxruntime-tensorrt", Settings(), "not on cpu"),
+             ("onnxruntime", Settings(cache="cold"), "by torch or torch-compile on gpu only; leave --cache"),
+             ("torch", Settings(graphs=True), "by torch or torch-compile on gpu only; leave --graphs")]
     if "CUDAExecutionProvider" not in pytest.importorskip("onnxruntime").get_available_providers():
         wrong.append(("onnxruntime", Settings("gpu"), "install onnxruntime-gpu"))
     for runtime, settings, message in wrong:

@@ -12,10 +12,12 @@ import pytest
 from hwnas.cli.shell import run as hwnas
 from hwnas.core.errors import InputError, StoreError, TargetMismatchError, UnavailableError, UnknownNameError
 from hwnas.core.table import CostTable
-from hwnas.profile import Effort, Run, Settings, doctor, measure_onnx, profile, profile_batches
+from hwnas.core.target import Target
+from hwnas.profile import Chooser, Effort, Request, Run, Settings, doctor, measure_onnx, profile, profile_batches
+from hwnas.profile.backends import Backend, backends
+from hwnas.profile.choosers import random_networks
 from hwnas.profile.device import environment, local_target, usable_cores
 from hwnas.profile.process import worker_environment
-from hwnas.profile.run import random_networks
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace
@@ -151,7 +153,7 @@ def test_a_space_smaller_than_the_sample_is_refused():
     ({"settings": Settings(batch=0)}, InputError, "batch"),
     ({"settings": Settings(threads=10_000)}, InputError, "threads"),
     ({"runtime": "onnxruntim"}, UnknownNameError, "onnxruntime"),
-    ({"select": "best", "networks": 1}, UnknownNameError, "random"),
+    ({"networks": 7000}, InputError, "has only 6561"),
     ({"networks": -1}, InputError, "counts"),
 ])
 def test_bad_requests_are_one_line_and_leave_nothing(tmp_path, options, error, message, monkeypatch):
@@ -160,6 +162,13 @@ def test_bad_requests_are_one_line_and_leave_nothing(tmp_path, options, error, m
         profile(SPACE, tmp_path / "run", effort=QUICK, **options)
     assert message in str(raised.value) and "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_backend_cannot_do_names_those_that_can(monkeypatch):
+    known = {name: backends.get(name) for name in backends if name != "fake"}
+    monkeypatch.setattr(backends, "_members", {**known, "mine": type("Mine", (Backend,), {"can_tune": True})})
+    reason = backends.get("onnxruntime").unavailable(Settings(trials=8))
+    assert reason == "its kernels are not tuned; leave --trials away, or use --runtime mine or tvm"
 
 
 def test_a_folder_that_cannot_be_made():
@@ -248,25 +257,70 @@ def blocks(path) -> dict[int, int]:
 def test_a_chooser_picks_batch_after_batch_and_a_killed_run_goes_on_with_its_picks(tmp_path):
     space, seen = get_space(SPACE), []
 
-    def two_more(run, left):
-        held = len(run.networks()) if (run.folder / "networks.parquet").exists() else 0
-        seen.append((held, left))
-        return random_networks(space, 10, 5)[held : held + 2]
+    class Pairs(Chooser):
+        name = "pairs"
 
-    def killed(run, left):
-        if seen:
-            raise KeyboardInterrupt
-        return two_more(run, left)
+        def pick(self, run, request):
+            held = len(run.networks()) if (run.folder / "networks.parquet").exists() else 0
+            seen.append((held, request.left))
+            return random_networks(space, 10, 5)[held : held + 2]
 
-    options = {"networks": 5, "select": "pairs", "effort": QUICK}
+    class Killed(Pairs):
+        def pick(self, run, request):
+            if seen:
+                raise KeyboardInterrupt
+            return super().pick(run, request)
+
+    class Refused(Pairs):
+        def pick(self, run, request):
+            pytest.fail("nothing is left")
+
+    options = {"networks": 5, "effort": QUICK}
     with pytest.raises(KeyboardInterrupt):
-        profile(SPACE, tmp_path / "run", choose=killed, **options)
+        profile(SPACE, tmp_path / "run", choose=Killed(), **options)
     assert len(Run.load(tmp_path / "run").requests[0].chosen) == 2
-    run = profile(SPACE, tmp_path / "run", choose=two_more, **options)
+    run = profile(SPACE, tmp_path / "run", choose=Pairs(), **options)
     assert seen == [(0, 5), (2, 3), (4, 1)]
-    whole = profile(SPACE, tmp_path / "whole", choose=two_more, **options)
+    whole = profile(SPACE, tmp_path / "whole", choose=Pairs(), **options)
     wanted = [space.format(row) for row in random_networks(space, 5, 5)]
     assert list(run.requests[0].chosen) == wanted == run.networks()["arch"].to_pylist()
     assert len(run.requests) == 1 and whole.requests == run.requests == Run.load(run.folder).requests
-    again = profile(SPACE, run.folder, choose=lambda run, left: pytest.fail("nothing is left"), **options)
+    again = profile(SPACE, run.folder, choose=Refused(), **options)
     assert again.requests == run.requests
+    fewer = profile(SPACE, run.folder, choose=Refused(), networks=3, effort=QUICK)
+    assert [request.chosen for request in fewer.requests] == [tuple(wanted), tuple(wanted[:3])]
+
+
+def test_random_networks_that_an_older_run_did_not_list(folder, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(folder, out)
+    now = Run.load(out)
+    values = json.loads((out / "run.json").read_text())
+    (values["requests"][0],) = ({**request, "chosen": None} for request in values["requests"])
+    (out / "run.json").write_text(json.dumps(values))
+    assert Run.load(out) == now and Run.load(out).noise().pairs == 2
+    before = blocks(out / "samples.sqlite")
+    again = profile(SPACE, out, networks=3, repeats=2, effort=QUICK)
+    assert again == now and blocks(out / "samples.sqlite") == before
+    values["requests"][0]["select"] = "cleverly"
+    (out / "run.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="cleverly are not listed"):
+        Run.load(out)
+
+
+def test_a_request_takes_the_place_of_what_it_extends_alone():
+    run = Run("run", Target("board", "fake"), (), "samples", 0.02)
+    first, more, other = (Request(SPACE, 4, "mine", chosen=chosen) for chosen in (("a",), ("a", "b"), ("c",)))
+    twice = Request(SPACE, 4, "mine", repeats=2, chosen=("a", "b"))
+    assert run.asking(first).asking(more).requests == (more,)
+    assert run.asking(first).asking(other).asking(twice).asking(more).requests == (more, other, twice)
+    assert Request(SPACE, 5, "mine").continuing([first, other, twice]).chosen == ("a", "b")
+    assert Request(SPACE, 1, "mine").continuing([more]).chosen == ("a",)
+    assert Request(SPACE, 5, "mine", seed=1).continuing([more]).chosen == ()
+
+
+def test_more_networks_leave_the_earlier_request_and_its_noise(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    run = profile(SPACE, tmp_path / "run", networks=5, effort=QUICK)
+    assert [(r.networks, r.repeats, len(r.chosen)) for r in run.requests] == [(3, 2, 3), (5, 0, 5)]
+    assert len(run.networks()) == 5 and run.noise().pairs == 2

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwnas.profile.campaign import Effort, blocks_due
+from hwnas.profile.history import Effort, blocks_due
 from hwnas.profile.stats import (
     CALM,
     MIN_BLOCKS,

@@ -99,13 +99,17 @@ class Backend(ABC):
             return f"it runs in {', '.join(cls.precisions)}, not in {settings.precision}"
         on_gpu = settings.device == "gpu"
         if settings.cache not in (cls.caches if on_gpu else ("warm",)):
-            return f"{settings.cache} caches are measured by torch on gpu only; leave --cache away"
+            able = those_that(lambda backend: settings.cache in backend.caches)
+            return f"{settings.cache} caches are measured by {able} on gpu only; leave --cache away"
         if settings.graphs and not (cls.can_graph and on_gpu):
-            return "CUDA graphs are replayed by torch on gpu only; leave --graphs away"
+            able = those_that(lambda backend: backend.can_graph)
+            return f"CUDA graphs are replayed by {able} on gpu only; leave --graphs away"
         if settings.trials and not cls.can_tune:
-            return "its kernels are not tuned; leave --trials away, or use --runtime tvm"
+            able = those_that(lambda backend: backend.can_tune)
+            return f"its kernels are not tuned; leave --trials away, or use --runtime {able}"
         if settings.remote and not cls.can_remote:
-            return "it measures this machine only; boards at a tracker are measured with --runtime tvm"
+            able = those_that(lambda backend: backend.can_remote)
+            return f"it measures this machine only; boards at a tracker are measured with --runtime {able}"
         return None
 
     @classmethod
@@ -156,3 +160,8 @@ class Backend(ABC):
 backends: Registry[type[Backend]] = Registry(
     "backend", tuple(f"hwnas.profile.backends.{module}" for module in ("onnxruntime", "torch", "tvm"))
 )
+
+
+def those_that(can: Callable[[type[Backend]], bool]) -> str:
+    """The names of the registered backends that `can`, as a message says them."""
+    return " or ".join(name for name in backends if can(backends.get(name))) or "none"

@@ -1,0 +1,114 @@
+"""What the store knows of subjects, and what they still need: a campaign decides by this alone."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from hwnas.core.target import Target
+from hwnas.core.units import LATENCY
+from hwnas.profile.calibration import settle
+from hwnas.profile.memory import MEMORY
+from hwnas.profile.meters import Metering
+from hwnas.profile.process import Limits
+from hwnas.profile.stats import MIN_BLOCKS, Block, Drift, Measurement, measure, reference_speed, summarise
+from hwnas.profile.store import Reading, Store
+from hwnas.profile.subject import Subject
+from hwnas.profile.timer import Pace
+
+LONGEST_SESSION = 4
+REFERENCE = "reference_ms"
+"""Under this name the environment of a session keeps the sentinel's reference speed that was known before it."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is done for a subject.
+
+    Attributes:
+        goal: half-width of the median's 95 % confidence interval, relative to the median, at which it is steady.
+        time_limit_s: seconds in timed runs after which it is given up as noisy (not before `MIN_BLOCKS` blocks).
+        sessions: worker processes that measure it at the least.
+        batch_blocks: sample blocks taken before asking whether they suffice. A session takes one batch, two where the
+            machine's speed was not settled, and the last one up to four until the subject is steady.
+        chunk: subjects loaded at once.
+        limits: what a worker may take before it counts as hung or out of memory.
+        pace: how long a sample block is.
+        memory: whether peak memory is found too.
+        metering: how energy is read too; None where it is not.
+    """
+
+    goal: float = 0.02
+    time_limit_s: float = 1.0
+    sessions: int = 2
+    batch_blocks: int = 5
+    chunk: int = 30
+    limits: Limits = field(default_factory=Limits)
+    pace: Pace = field(default_factory=Pace)
+    memory: bool = False
+    metering: Metering | None = None
+
+
+def blocks_due(blocks: Sequence[Block], reference: float, effort: Effort) -> tuple[int, int]:
+    """What a subject with these blocks needs next: (session, number of blocks); no blocks where it is done.
+
+    Whether it is done is asked at whole batches only, so that the answer is the same however often it is asked.
+    """
+    batch = effort.batch_blocks
+    if not blocks:
+        return 0, batch
+    latest, spent = blocks[-1].session, sum(block.spent_s for block in blocks)
+    if len(blocks) >= MIN_BLOCKS and spent >= effort.time_limit_s:
+        return latest, 0
+    most = max(MIN_BLOCKS - len(blocks), math.ceil((effort.time_limit_s - spent) / (spent / len(blocks))))
+    own = [block for block in blocks if block.session == latest]
+    if len(own) % batch:
+        return latest, min(batch - len(own) % batch, most)
+    if len(own) < 2 * batch and Drift.of(own, reference).settled.sum() < batch:
+        return latest, min(batch, most)
+    if latest + 1 >= effort.sessions:
+        if measure(blocks, reference, effort.goal).verdict == "steady":
+            return latest, 0
+        if len(own) < LONGEST_SESSION * batch:
+            return latest, min(batch, most)
+    return latest + 1, min(batch, most)
+
+
+class History:
+    """What is stored about one target, by item; `refresh` reads what this and other processes have added."""
+
+    def __init__(self, store: Store, target: Target) -> None:
+        self.store, self.target = store, store.target(target)
+        self.blocks: dict[int, list[Block]] = defaultdict(list)
+        self.readings: dict[int, list[Reading]] = defaultdict(list)
+        self.sentinel_ms: list[float] = []
+        self.seen = self.read = 0
+        self.remembered = [float(value) for each in store.environments() if (value := each.get(REFERENCE))]
+        self.refresh()
+
+    def refresh(self) -> None:
+        for number, item, block in self.store.blocks(self.target, self.seen):
+            self.seen = number
+            self.blocks[item].append(block)
+            self.sentinel_ms += (block.before, block.after)
+        for number, item, _, reading in self.store.readings(self.target, self.read):
+            self.read = number
+            self.readings[item].append(reading)
+        self.failures = self.store.failures(self.target)
+        self.reference = settle(reference_speed(self.sentinel_ms), self.remembered)
+
+    def measurements(self, subjects: Iterable[Subject], *, series: int = 0, goal: float = Effort.goal,
+                     metric: str = LATENCY.name) -> dict[Subject, Measurement]:
+        """What is known of `subjects`; latencies are drift corrected, and one without a sample is `failed`."""
+        items = self.store.items(self.target, series)
+        return {subject: self._measurement(items.get(subject.id, -1), goal, metric) for subject in subjects}
+
+    def _measurement(self, item: int, goal: float, metric: str = LATENCY.name) -> Measurement:
+        if reason := self.failures.get(item):
+            return Measurement.failed(reason)
+        if metric == LATENCY.name:
+            return measure(self.blocks.get(item, ()), self.reference, goal)
+        values = [reading.value for reading in self.readings.get(item, ()) if reading.metric == metric]
+        return summarise(values, goal, computed=metric == MEMORY)
