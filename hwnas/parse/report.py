@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,8 +35,7 @@ class Entry:
         row: dict[str, Any] = {"subject": r.subject, "primitive": self.primitive, "arch": self.arch}
         for metric, cost in r.costs.items():
             row |= {metric: cost.value, f"{metric}_low": cost.low, f"{metric}_high": cost.high, f"{metric}_n": cost.n}
-        row = {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
-        return row | dict(r.details) | {"device": r.device, "flags": " ".join(r.flags), "source": str(r.source)}
+        return _known(row) | dict(r.details) | {"device": r.device, "flags": " ".join(r.flags), "source": str(r.source)}
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,12 @@ class ParseReport:
 
 
 def _parts(record: Record) -> list[dict[str, Any]]:
-    return [asdict(part) for part in record.parts]
+    return [_known(asdict(part)) for part in record.parts]
+
+
+def _known(row: dict[str, Any]) -> dict[str, Any]:
+    """`row` with None for NaN, which neither JSON nor a cell of a CSV file can hold."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
