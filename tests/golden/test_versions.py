@@ -119,3 +119,149 @@ def test_trtexec_layers_without_times_have_none(tmp_path: Path) -> None:
     parts: list[dict[str, Any]] = json.loads(json.dumps(report.to_json(), allow_nan=False))["records"][0]["parts"]
     assert [part["latency_ms"] for part in parts] == [None, None]
     assert "nan" not in (tmp_path / "t.parts.csv").read_text()
+
+
+TFLITE = """STARTING!
+Num threads: [2]
+Graph: [/data/net.tflite]
+Loaded model /data/net.tflite
+count=4 first=610 curr=590 min=580 max=610 avg=592.5 std=11
+
+count=50 first=601 curr=599 min=590 max=640 avg=600.5 std=8
+
+Inference timings in us: Init: 900, First inference: 610, Warmup (avg): 592.5, Inference (avg): 600.5
+"""
+RUN_ORDER = f"""Operator-wise Profiling Info for Regular Benchmark Runs:
+{"=" * 30} Run Order {"=" * 30}
+"""
+SUMMED = f"""
+{"=" * 30} Top by Computation Time {"=" * 30}
+	[node type]	[first]	[avg ms]	[%]	[cdf%]	[mem KB]	[times called]	[Name]
+	Add (ND, QS8)	9	9	9%	9%	0	1	of no interest
+
+Number of nodes executed: 3
+{"=" * 30} Summary by node type {"=" * 30}
+	[Node type]	[count]	[avg ms]	[avg %]	[cdf %]	[mem KB]	[times called]
+
+Timings (microseconds): count=50 first=510 curr=500 min=495 max=510 avg=500 std=3 p5=496 median=500 p95=505
+Memory (bytes): count=0
+3 nodes observed
+
+"""
+NEW_TEXT = (
+    RUN_ORDER
+    + """\
+\t                   [node type]\t  [first]\t [avg ms]\t     [%]\t  [cdf%]\t  [mem KB]\t[times called]\t[Name]
+\t  Convolution (NHWC, F32) IGEMM\t    0.101\t    0.100\t 60.000%\t 60.000%\t     0.000\t        3\tConv (NHWC, F32):0
+\t                     QUANTIZE\t    0.150\t    0.150\t 30.000%\t 90.000%\t     0.000\t        1\t[q]:1
+\t                 Add (ND, QS8)\t    0.050\t    0.050\t 10.000%\t100.000%\t     0.000\t        1\tAdd (ND, QS8):2
+"""
+    + SUMMED
+)
+NEW_CSV = (
+    RUN_ORDER
+    + """\
+node type, first, avg_ms, %, cdf%, mem KB, times called, name
+Convolution (NHWC, F32) IGEMM, 0.101, 0.1, 60%, 60%, 0, 3, Conv (NHWC\t F32):0
+QUANTIZE, 0.15, 0.15, 30%, 90%, 0, 1, [q]:1
+Add (ND, QS8), 0.05, 0.05, 10%, 100%, 0, 1, Add (ND\t QS8):2
+"""
+    + SUMMED
+)
+OLD_CSV = changed(
+    NEW_CSV,
+    ("type, first", "type, start, first"),
+    (", 0.101,", ", 0, 0.101,"),
+    (", 0.15, 0.15,", ", 0.3, 0.15, 0.15,"),
+    (", 0.05, 0.05,", ", 0.45, 0.05, 0.05,"),
+)
+INSIDES = changed(NEW_TEXT, (RUN_ORDER, RUN_ORDER.split("\n")[1] + "\n"), ("avg=500 ", "avg=501 "))
+BODY = changed(INSIDES, ("Timings", "Subgraph (index: 1, name: body) Timings"))
+SUBGRAPHS = changed(NEW_TEXT, ("Runs:\n", "Runs:\nPrimary graph (name: main) profile:\n"))
+SUBGRAPHS += f"Subgraph (index: 1, name: body) profile:\n{BODY}"
+PROFILES = {
+    "text": NEW_TEXT,
+    "csv": NEW_CSV,
+    "csv with starts": OLD_CSV,
+    "tabs as spaces": NEW_TEXT.expandtabs(8),
+    "delegate": f"{NEW_TEXT}Delegate internal: \n{INSIDES}",
+    "subgraphs": SUBGRAPHS,
+}
+
+
+def logcat(text: str) -> str:
+    return "".join(f"05-30 15:16:46.366  3380  3380 I tflite  : {line}\n" for line in text.splitlines())
+
+
+@pytest.mark.parametrize("how", [str, logcat])
+@pytest.mark.parametrize("name", PROFILES)
+def test_tflite_profiles_of_all_versions(tmp_path: Path, name: str, how: Any) -> None:
+    found = record(tmp_path, "net.txt", how(TFLITE + PROFILES[name]))
+    assert latency(found) == 0.6005 and found.details["operations_ms"] == 0.5
+    assert [part.kind for part in found.parts] == ["Convolution (NHWC, F32) IGEMM", "QUANTIZE", "Add (ND, QS8)"]
+    assert [part.latency_ms for part in found.parts] == pytest.approx([0.3, 0.15, 0.05])
+    assert (found.parts[1].name, found.parts[1].n) == ("[q]:1", 50)
+    if "csv" in name:
+        (tmp_path / "net.txt").unlink()
+        assert latency(record(tmp_path, "net.csv", PROFILES[name])) == 0.5
+
+
+@pytest.mark.parametrize("text, reason", [
+    (changed(NEW_TEXT, ("        3\t", "        2\t")), "mean of the runs|share"),
+    (changed(NEW_TEXT, ("    0.100\t", "    0.110\t")), "mean of the runs|share"),
+    (changed(NEW_TEXT, ("     0.000\t        3\t", "        3\t")), "columns are swapped"),
+    (changed(SUBGRAPHS, (" 0.150\t 30.000%", " 0.150 30.000")), "not a row"),
+    (NEW_TEXT[: NEW_TEXT.index("Timings")] + f"Delegate internal: \n{INSIDES}", "cut short"),
+])  # fmt: skip
+def test_tflite_profiles_that_contradict_themselves_are_refused(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(ParseError, match=reason):
+        record(tmp_path, "net.txt", TFLITE + text)
+
+
+WARM = "count=4 first=610 curr=590 min=580 max=610 avg=592.5 std=11"
+TIMED = "count=50 first=601 curr=599 min=590 max=640 avg=600.5 std=8"
+MEANS = "Warmup (avg): 592.5, Inference (avg): 600.5"
+
+
+def test_tflite_series_of_one_run_and_of_equal_ones(tmp_path: Path) -> None:
+    one = changed(TFLITE, (WARM, "count=1 curr=610 p5=610 median=610 p95=610"), ("(avg): 592.5", "(avg): 610"))
+    assert latency(record(tmp_path, "a.txt", one)) == 0.6005
+    same = "count=50 curr=14(all same) p5=14 median=14 p95=14"
+    found = record(tmp_path, "a.txt", changed(TFLITE, (TIMED, same), ("Inference (avg): 600.5", "Inference (avg): 14")))
+    assert (latency(found), found.costs["latency_ms"].n, found.flags) == (0.014, 50, ())
+
+
+@pytest.mark.parametrize("series", [
+    "count=1 curr=610 p5=610 median=611 p95=610",
+    "count=1 curr=610 p5=610 p95=610",
+    "count=4 curr=610 p5=610 median=610 p95=610",
+])  # fmt: skip
+def test_tflite_series_that_lack_figures_are_refused(tmp_path: Path, series: str) -> None:
+    with pytest.raises(ParseError, match=r"order|missing"):
+        record(tmp_path, "a.txt", changed(TFLITE, (WARM, series), ("(avg): 592.5", "(avg): 610")))
+
+
+@pytest.mark.parametrize("last", ["no stats", "Inference"])
+def test_tflite_summary_of_versions_before_1_15(tmp_path: Path, last: str) -> None:
+    old = f"Average inference timings in us: Warmup: 592.5, Init: 900, {last}: 600.5"
+    text = TFLITE[: TFLITE.index("Inference timings")] + old + "\n"
+    found = record(tmp_path, "a.txt", text)
+    assert (latency(found), found.details["first_ms"], found.flags) == (0.6005, 0.61, ("mean_only",))
+    with pytest.raises(ParseError, match="cut short"):
+        record(tmp_path, "a.txt", text.replace(f", {last}: 600.5", ""))
+
+
+def test_tflite_accelerators_are_targets_of_their_own(tmp_path: Path) -> None:
+    ran = "Use gpu: [1]\nExplicitly applied GPU delegate, and the model graph will be {} executed by the delegate."
+    for how, flags in (("completely", ("mean_only",)), ("partially", ("partly_delegated", "mean_only"))):
+        found = record(tmp_path, "p00001.txt", f"{TFLITE}{ran.format(how)}\n")
+        assert (found.runtime, found.flags) == ("tflite-gpu", flags)
+    (tmp_path / "p00001.txt").unlink()
+    refused = "Use NNAPI: [1]\nThough NNAPI delegate is explicitly applied, the model graph will not be executed.\n"
+    found = record(tmp_path, "p00002.txt", TFLITE + refused)
+    assert (found.runtime, found.flags) == ("tflite", ("not_delegated", "mean_only"))
+
+
+def test_litert_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParseError, match="LiteRT"):
+        record(tmp_path, "a.txt", "INFO: Loaded model a.tflite\n========== BENCHMARK RESULTS ==========\n")
