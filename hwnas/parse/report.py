@@ -269,8 +269,8 @@ def _table(entries: list[Entry], environment: dict[str, Any], space: SearchSpace
 
 
 def _target(records: list[Record], environment: dict[str, Any]) -> Target:
-    """The target that all records share; a record that leaves a field open says nothing about it."""
-    values: dict[str, Any] = {"device": "unknown", "runtime": "unknown"}
+    """The target that all records share; what neither a record nor the device's description says is `unknown`."""
+    values: dict[str, Any] = dict.fromkeys(("device", "runtime", "precision"), "unknown")
     for record in records:
         for name in ("device", "runtime", "runtime_version", "precision", "batch", "threads"):
             value = getattr(record, name)

@@ -29,8 +29,18 @@ fi
 need benchmark_model
 threads="${THREADS:-1}"
 logs="$bundle/logs/tflite"
+precision=fp32
+case " $* " in
+    *\ --use_gpu=true\ * | *\ --use_nnapi=true\ * | *\ --use_hexagon=true\ * | *\ --use_coreml=true\ * | *\ --external_delegate_path=*)
+        if [ -z "${HWNAS_DEVICE:-}" ]; then
+            echo "an accelerator has another name than the processor: set HWNAS_DEVICE to it" >&2
+            exit 2
+        fi
+        precision="" # the delegate chooses it, and says so nowhere
+        ;;
+esac
 mkdir -p "$logs"
-describe "$logs" fp32 "$threads"
+describe "$logs" "$precision" "$threads"
 for model in "$bundle"/tflite/*.tflite; do
     name="$(basename "$model" .tflite)"
     if pending "$logs/$name.txt"; then
