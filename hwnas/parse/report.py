@@ -193,10 +193,24 @@ def _read_all(
                 continue
             reader.folder = folders[path.parent]
             taken.update(reader.files(path))
-            readings.append(reader.read(path))
+            reading = reader.read(path)
+            _refuse_zero(reading)
+            readings.append(reading)
         except ParseError as error:
             refused.append(error)
     return readings, [path for path in unread if path not in taken], refused
+
+
+def _refuse_zero(reading: Reading) -> None:
+    """A cost of 0 is what a tool prints of one that has no digit left; what is above idle may be none."""
+    for record in reading.records:
+        for metric, cost in record.costs.items():
+            if cost.value == 0 and not metric.startswith("above_idle"):
+                raise ParseError(
+                    record.source,
+                    f"gives {metric} of {record.subject} as 0, below what the tool prints: "
+                    "measure a larger batch or with more digits, or leave it out",
+                )
 
 
 def _reader(path: Path, format: str, mapping: ColumnMapping | None) -> Reader | None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hwnas.core.errors import ParseError
-from hwnas.parse import Record, parse
+from hwnas.parse import ColumnMapping, Record, parse
 
 LOGS = Path(__file__).parent / "runtimes"
 
@@ -265,3 +265,120 @@ def test_tflite_accelerators_are_targets_of_their_own(tmp_path: Path) -> None:
 def test_litert_is_named(tmp_path: Path) -> None:
     with pytest.raises(ParseError, match="LiteRT"):
         record(tmp_path, "a.txt", "INFO: Loaded model a.tflite\n========== BENCHMARK RESULTS ==========\n")
+
+
+NET = LOGS / "openvino" / "net"
+REPORT = (NET / "benchmark_report.csv").read_text()
+COUNTERS = (NET / "benchmark_average_counters_report.csv").read_text()
+APP = next(path for path in NET.iterdir() if path.suffix in (".txt", ".log")).read_text()
+
+
+def delimited(text: str) -> str:
+    """As the C++ tool writes its CSV: a `;` after every cell."""
+    return "".join(f"{line};\n" if line else "\n" for line in text.splitlines())
+
+
+CPP_LABEL = "Median latency (ms);2.481234;\nPercentile boundary;50;"
+CPP_REPORT = changed(delimited(REPORT), ("latency (ms);2.48;", CPP_LABEL))
+
+
+@pytest.mark.parametrize("text", [CPP_REPORT, REPORT.replace("\n", "\r\n"), delimited(REPORT).replace("\n", "\r\n")])
+def test_openvino_reports_of_cpp_and_windows(tmp_path: Path, text: str) -> None:
+    (tmp_path / "net_report.csv").write_bytes(text.encode())
+    (found,) = parse([tmp_path]).entries
+    assert latency(found.record) == pytest.approx(2.48, abs=2e-3) and found.record.subject == "net"
+    (tmp_path / "net.txt").write_text(APP)
+    (both,) = parse([tmp_path]).entries
+    assert both.record.details["mean_ms"] == 2.49
+
+
+@pytest.mark.parametrize("label", ["latency (90 percentile) (ms);2.9;", "latency (ms);2.9;\nPercentile boundary;90;"])
+def test_openvino_percentiles_are_no_median(tmp_path: Path, label: str) -> None:
+    found = record(tmp_path, "a_report.csv", changed(delimited(REPORT), ("latency (ms);2.48;", label)))
+    assert (latency(found), found.flags) == (2.49, ("mean_only",))
+
+
+def test_openvino_groups_of_shapes(tmp_path: Path) -> None:
+    groups = "Group Latencies;\nData shape;Median;Average;Min;Max;\n;1. x : [1,3,32,32];1;1;1;1;\n;2. x;2;2;2;2;\n"
+    assert record(tmp_path, "a_report.csv", delimited(REPORT) + groups).flags == ("several_shapes",)
+    (tmp_path / "a_report.csv").unlink()
+    printed = (
+        "[ INFO ] Latency for each data shape group:\n[ INFO ] 1. x : [1,3,32,32]\n[ INFO ]    Median:     1.10 ms\n"
+        "[ INFO ] 2. x : [2,3,32,32]\n[ INFO ]    Median:     9.90 ms\n[ INFO ] Throughput:   599.52 FPS"
+    )
+    found = record(tmp_path, "a.txt", changed(APP, ("[ INFO ] Throughput:   399.68 FPS", printed)))
+    assert (latency(found), found.costs["throughput_ips"].value) == (2.48, 599.52)
+    assert found.flags == ("several_shapes",)
+
+
+def test_openvino_2021(tmp_path: Path) -> None:
+    text = """[Step 2/11] Loading Inference Engine
+         Build................... 2021.2.0-1877-176bdf51370-releases/2021/2
+[ INFO ] Network batch size: 2
+Count:      2000 iterations
+Duration:   5004.00 ms
+Latency:    2.48 ms
+Throughput: 799.36 FPS
+"""
+    found = record(tmp_path, "a.txt", text)
+    assert (latency(found), found.flags, found.batch, found.runtime_version) == (2.48, (), 2, "2021.2")
+    other = record(tmp_path, "a.txt", changed(text, ("Latency:  ", "Latency (99 percentile):  ")))
+    assert other.flags == ("throughput_only",)
+    named = "Latency:\n    Median:  2.48 ms\n    Avg:  2.49 ms\n    Min:  2.40 ms\n    Max:  2.60 ms"
+    assert record(tmp_path, "a.txt", changed(text, ("Latency:    2.48 ms", named))).details["mean_ms"] == 2.49
+
+
+def test_openvino_latency_under_load_is_flagged(tmp_path: Path) -> None:
+    text = changed(APP, ("Start inference synchronously", "Start inference asynchronously, 6 inference requests"))
+    assert record(tmp_path, "a.txt", text).flags == ("concurrent",)
+
+
+def nodes(layers: int) -> dict[str, Any]:
+    """A table of counters as the C++ tool writes it: keys sorted, numbers as numbers."""
+    found = [
+        {"cpu_time": 0.1, "exec_type": "jit", "name": f"layer {n} {'x' * 80}", "node_type": "Convolution",
+         "real_time": 0.012, "status": "EXECUTED"} for n in range(layers)
+    ]  # fmt: skip
+    return {"nodes": found, "total_cpu_time": 0.1 * layers, "total_real_time": round(0.012 * layers, 3)}
+
+
+@pytest.mark.parametrize("report", [
+    {"avg_performance": nodes(50), "report_type": "average"},
+    {"detailed_performance": [nodes(50), nodes(50)], "report_type": "detailed"},
+    {"detailed_performance": [nodes(50)]},
+])  # fmt: skip
+def test_openvino_counters_as_cpp_writes_them(tmp_path: Path, report: dict[str, Any]) -> None:
+    assert latency(record(tmp_path, "a_counters.json", json.dumps(report, indent=4))) == pytest.approx(0.6)
+
+
+SORTED = """layerName;execStatus;layerType;execType;realTime (ms);cpuTime (ms); %;
+conv1;EXECUTED;Convolution;jit;1.204000;1.204000;53.345;
+fc;EXECUTED;FullyConnected;brgemm;1.042000;1.042000;46.168;
+add;EXECUTED;Eltwise;jit;0.011000;0.011000;0.487;
+Total;;;;2.257;2.257;100.000;
+"""
+
+
+def test_openvino_sorted_counters(tmp_path: Path) -> None:
+    found = record(tmp_path, "a_counters.csv", SORTED)
+    assert latency(found) == pytest.approx(2.257) and [part.name for part in found.parts] == ["conv1", "fc", "add"]
+    small = SORTED.splitlines(keepends=True)[3]
+    for text in (SORTED.replace(small, ""), SORTED.replace(small, small * 2)):
+        with pytest.raises(ParseError, match="total real time"):
+            record(tmp_path, "a_counters.csv", text)
+    with pytest.raises(ParseError, match="7 cells"):
+        record(tmp_path, "a_counters.csv", SORTED.replace("0.011000;0.487;", "0.487;"))
+
+
+def test_a_latency_of_zero_is_below_what_is_printed(tmp_path: Path) -> None:
+    zero = changed(APP, ("Median:        2.48", "Median:        0.00"), ("Min:           2.31", "Min:           0.00"))
+    with pytest.raises(ParseError, match="latency_ms of a as 0, below what the tool prints"):
+        record(tmp_path, "a.txt", zero)
+    table = " mean (ms)   median (ms)    max (ms)     min (ms)     std (ms)\n" + "   0.0000   " * 5
+    with pytest.raises(ParseError, match="below what the tool prints"):
+        record(tmp_path, "a.txt", table)
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "a.csv").write_text("block,ms\np00001,1.5\np00002,0\n")
+    mapping = ColumnMapping(subject="block", metrics={"latency_ms": "ms"})
+    with pytest.raises(ParseError, match="p00002"):
+        parse([tmp_path / "a.csv"], mapping=mapping)
