@@ -226,6 +226,8 @@ class KriaPlatformstats(Reader):
                 raise ParseError(path, f"not readable: {line.strip()!r}", n)
         if any(set(answer) != set(answers[0]) for answer in answers):
             raise ParseError(path, "an answer lacks power, current or voltage: the log is cut short")
+        if not answers:
+            raise ParseError(path, "holds no answer of xlnx_platformstats", 1)
         power = np.array([answer["power"] for answer in answers])
         if not times:
             details = {"mean_power_mw": float(power.mean()), "samples": len(power)}
@@ -254,6 +256,8 @@ class MappedColumns(Reader):
 
     def __init__(self, mapping: ColumnMapping) -> None:
         self.mapping = mapping
+        if len(mapping.delimiter) != 1 or mapping.delimiter in '\r\n"':
+            raise InputError(f"a column mapping's delimiter is {mapping.delimiter!r}, expected one character")
         if bool(mapping.rails) == bool(mapping.metrics):
             raise InputError("a column mapping names either `rails` (with `time`) or `metrics` (with `subject`)")
         if mapping.rails and (mapping.time is None or (mapping.start is None) != (mapping.end is None)):
@@ -270,7 +274,7 @@ class MappedColumns(Reader):
                 raise InputError(f"metric_units: {metric} in {unit!r} is unknown; known are {known or 'none'}")
 
     def matches(self, path: Path, head: bytes) -> bool:
-        return path.suffix == ".csv"
+        return path.suffix in (".csv", ".tsv")
 
     def read(self, path: Path) -> Reading:
         rows = self._rows(path)

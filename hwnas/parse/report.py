@@ -15,11 +15,13 @@ from hwnas.core.errors import InputError, ParseError
 from hwnas.core.files import write_text
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
-from hwnas.parse.base import HEAD_BYTES, ColumnMapping, Reader, Reading, Record, parsers, refuse_binary
+from hwnas.parse.base import ColumnMapping, Reader, Reading, Record, parsers, read_head, refuse_binary
 from hwnas.parse.family import by_base
 from hwnas.parse.rails import MappedColumns
 from hwnas.parse.subjects import MANIFEST, Subjects
 from hwnas.spaces import SearchSpace
+
+ARCHIVES = (".gz", ".tgz")
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def parse(
     """
     paths = tuple(paths)
     files, manifests = _files(paths)
-    readings, unread, refused = _read_all(files, format, mapping)
+    named = frozenset(map(Path, paths))
+    readings, unread, refused = _read_all(files, named, format, mapping)
     if refused and not keep_going:
         if len(refused) > 1:
             refused[0].args = (
@@ -143,6 +146,8 @@ def parse(
             )
         raise refused[0]
     if not readings:
+        for path in unread:
+            refuse_binary(path, read_head(path))
         names = ", ".join(map(str, paths))
         known = f"no log of the known formats ({', '.join(parsers)}), or damaged in its first lines"
         raise refused[0] if refused else ParseError(names, f"{known}; read other CSV files with a column mapping")
@@ -176,8 +181,9 @@ def _files(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _read_all(
-    files: Sequence[Path], format: str, mapping: ColumnMapping | None
+    files: Sequence[Path], named: frozenset[Path], format: str, mapping: ColumnMapping | None
 ) -> tuple[list[Reading], list[Path], list[ParseError]]:
+    """What the files hold, those that are no log, and why logs are refused; an archive beside the logs is no log."""
     readings: list[Reading] = []
     refused: list[ParseError] = []
     unread: list[Path] = []
@@ -187,7 +193,8 @@ def _read_all(
         if path in taken:
             continue
         try:
-            reader = _reader(path, format, mapping)
+            archive = path.suffix in ARCHIVES and path not in named
+            reader = None if archive else _reader(path, format, mapping)
             if reader is None:
                 unread.append(path)
                 continue
@@ -216,15 +223,15 @@ def _refuse_zero(reading: Reading) -> None:
 def _reader(path: Path, format: str, mapping: ColumnMapping | None) -> Reader | None:
     if format != "auto":
         return parsers.get(format)()
-    with path.open("rb") as handle:
-        head = handle.read(HEAD_BYTES)
+    head = read_head(path)
     refuse_binary(path, head)
     known = [name for name in parsers if parsers.get(name)().matches(path, head)]
     if len(known) > 1:
         raise ParseError(path, f"may be of the formats {', '.join(known)}; name one with --format")
     if known:
         return parsers.get(known[0])()
-    return MappedColumns(mapping) if mapping is not None and path.suffix == ".csv" else None
+    columns = MappedColumns(mapping) if mapping is not None else None
+    return columns if columns is not None and columns.matches(path, head) else None
 
 
 def _environment(readings: list[Reading]) -> dict[str, Any]:

@@ -18,7 +18,18 @@ from numpy.typing import NDArray
 
 from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
-from hwnas.parse.base import MAX_DIGITS, Reader, Reading, Record, count, median_cost, number, parsers, read_lines
+from hwnas.parse.base import (
+    MAX_DIGITS,
+    Reader,
+    Reading,
+    Record,
+    count,
+    median_cost,
+    number,
+    parsers,
+    read_head,
+    read_lines,
+)
 
 SUMMARY, TRACE, PROFILE, META = "profile_summary.csv", "vart_trace.csv", "vitis_ai_profile.csv", "meta.json"
 XRT, XRT_SUMMARY, CHECKSUM = "xrt.run_summary", "summary.csv", "md5sum.txt"
@@ -123,8 +134,7 @@ class Vaitrace(Reader):
 
 def _sibling(path: Path, name: str) -> Path | None:
     """`path` itself where its content is that of `name`, else the file `name` beside it."""
-    head = path.open("rb").read(16)
-    if (name == SUMMARY) == head.startswith(b"Profile Summary"):
+    if (name == SUMMARY) == read_head(path).startswith(b"Profile Summary"):
         return path
     beside = path.with_name(name)
     return beside if beside.is_file() else None

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hwnas.core.errors import ParseError
-from hwnas.parse import ColumnMapping, Record, parse
+from hwnas.core.errors import InputError, ParseError
+from hwnas.parse import ColumnMapping, Record, parse, parsers
 
 LOGS = Path(__file__).parent / "runtimes"
 
@@ -382,3 +382,114 @@ def test_a_latency_of_zero_is_below_what_is_printed(tmp_path: Path) -> None:
     mapping = ColumnMapping(subject="block", metrics={"latency_ms": "ms"})
     with pytest.raises(ParseError, match="p00002"):
         parse([tmp_path / "a.csv"], mapping=mapping)
+
+
+PERF = (LOGS / "onnxruntime" / "block.txt").read_text()
+SAMPLES = (LOGS / "onnxruntime" / "block.samples.csv").read_text()
+STATED = "\nMin Latency: 0.0011478 s\nMax Latency: 0.00138 s\nP50 Latency: 0.00124 s\nP99 Latency: 0.0013829 s\n"
+
+
+def test_perf_test_samples_with_statistics_below(tmp_path: Path) -> None:
+    assert record(tmp_path, "a.samples.csv", SAMPLES + STATED).costs["latency_ms"].n == 20
+    wrong = ("0.00124 s", "0.124 s"), ("0.0011478", "0.0011578"), ("P99 Latency: 0.00138", "P99 Latency: 0.00118")
+    for old, new in wrong:
+        with pytest.raises(ParseError, match="latency"):
+            record(tmp_path, "a.samples.csv", SAMPLES + changed(STATED, (old, new)))
+
+
+def test_perf_test_text_cut_before_its_run_time_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParseError, match="cut short"):
+        record(tmp_path, "a.txt", PERF[: PERF.index("Total inference run time")])
+
+
+def test_perf_test_before_1_2_and_after_many_warnings(tmp_path: Path) -> None:
+    old = """Total time cost: 2.5
+Total iterations: 100
+Average time cost: 25 ms
+Total run time: 2.51 s
+Min Latency is 0.024 sec
+Max Latency is 0.031 sec
+P50 Latency is 0.0248 sec
+"""
+    assert latency(record(tmp_path, "a.txt", old)) == 24.8
+    warning = "[W:onnxruntime:, graph.cc:2412 CleanUnusedInitializers] Removing initializer 'x'. It is not used.\n"
+    assert latency(record(tmp_path, "a.txt", warning * 200 + PERF)) == pytest.approx(1.2405)
+
+
+def test_perf_test_latency_under_load_is_flagged(tmp_path: Path) -> None:
+    text = changed(PERF, ("run time: 0.0252941 s", "run time: 0.00632353 s"), ("second: 790.698", "second: 3162.79"))
+    assert record(tmp_path, "a.txt", text).flags == ("concurrent",)
+
+
+def event(name: str, start: int, length: int, provider: str = "CPU", op: str = "Conv") -> dict[str, Any]:
+    node = {"args": {"provider": f"{provider}ExecutionProvider", "op_name": op}, "name": f"{name}_kernel_time"}
+    whole = {"name": name} if name == "model_run" else node
+    category = "Session" if name == "model_run" else "Node"
+    return {"cat": category, "tid": 7, "ts": start, "dur": length, "ph": "X", **whole}
+
+
+def test_onnxruntime_bodies_of_if_and_loop_are_within_their_nodes_time(tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    for run in range(4):
+        start = 1000 * run
+        bodies = [event(f"then_{run % 2}", start + 110, 60), event("relu", start + 170, 40)]
+        events += [event("conv", start + 10, 90), *bodies, event("if", start + 100, 120, op="If")]
+        events += [event("none", start + 220, 0), event("model_run", start, 240)]
+    found = record(tmp_path, "a_profile.json", json.dumps(events))
+    assert {part.name: part.latency_ms for part in found.parts} == {"conv": 0.09, "if": 0.12, "none": 0.0}
+    assert latency(found) == 0.24
+    with pytest.raises(ParseError, match="doubled"):
+        record(tmp_path, "a_profile.json", json.dumps([*events[:1], *events]))
+
+
+def test_onnxruntime_providers_are_targets_of_their_own(tmp_path: Path) -> None:
+    bundle = {f"p0000{i}": {"primitive": f"1:global_pool[{8 + i}x5x5]"} for i in (1, 2)}
+    (tmp_path / "hwnas_bundle.json").write_text(json.dumps({"kind": "hwnas_bundle", "models": bundle}))
+    for name, provider in (("p00001", "CPU"), ("p00002", "CUDA")):
+        runs = [event("conv", 1000 * n + 10, 90, provider) for n in range(3)]
+        runs += [event("model_run", 1000 * n, 120) for n in range(3)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(sorted(runs, key=lambda e: int(e["ts"]))))
+    with pytest.raises(ParseError, match="runtime onnxruntime-cuda, the logs before it onnxruntime: parse them apart"):
+        parse([tmp_path])
+
+
+def test_tvm_tables_without_a_median_and_results_without_commas(tmp_path: Path) -> None:
+    table = " mean (ms)   max (ms)    min (ms)    std (ms)\n   20.45       20.95       20.15       0.11\n"
+    found = record(tmp_path, "a.txt", "WARNING:autotvm: no config\n" * 500 + table)
+    assert (latency(found), found.flags) == (20.45, ("summary_only", "mean_only"))
+    with pytest.raises(ParseError, match="4 figures expected"):
+        record(tmp_path, "a.txt", table.replace("0.11", ""))
+    printed = "BenchmarkResult(min=0.02, mean=0.02025, median=0.02025, max=0.0205, std=0.00025, results=[0.02 0.0205])"
+    assert latency(record(tmp_path, "a.txt", printed)) == 20.25
+
+
+def test_what_is_no_log_does_not_hide_the_logs(tmp_path: Path) -> None:
+    (tmp_path / "logs.gz").write_bytes(b"\x1f\x8b\x08\0 an archive of the logs")
+    with pytest.raises(ParseError, match="gzip"):
+        parse([tmp_path])
+    (tmp_path / "a.txt").write_text(TFLITE)
+    assert parse([tmp_path]).unread == (tmp_path / "logs.gz",)
+    with pytest.raises(ParseError, match="gzip"):
+        parse([tmp_path / "logs.gz"])
+    (tmp_path / "a.txt").write_bytes(TFLITE.encode("utf-16"))
+    with pytest.raises(ParseError, match="UTF-16"):
+        parse([tmp_path])
+
+
+def test_mappings_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("block\tms\np00001\t1.5\n")
+    mapping = ColumnMapping(subject="block", metrics={"latency_ms": "ms"}, delimiter="\t")
+    assert latency(parse([tmp_path], mapping=mapping).entries[0].record) == 1.5
+    for delimiter in (";;", "", "\n"):
+        with pytest.raises(InputError, match="expected one character"):
+            parse([tmp_path], mapping=mapping.model_copy(update={"delimiter": delimiter}))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("form", list(parsers))
+def test_a_log_of_another_format_is_refused_by_each_reader(tmp_path: Path, form: str) -> None:
+    (tmp_path / "a.txt").write_text("something else\n")
+    (tmp_path / "a.json").write_text('{"calls": []}\n')
+    for name in ("a.txt", "a.json"):
+        with pytest.raises(ParseError):
+            parse([tmp_path / name], format=form)
