@@ -62,6 +62,15 @@ class ParseReport:
         """Records that are of no primitive of the space and of no network of a bundle."""
         return tuple(e for e in self.entries if e.primitive is None and e.arch is None)
 
+    @property
+    def without_latency(self) -> tuple[str, ...]:
+        """Primitives and architectures of which only a throughput is known."""
+        costs: dict[str, set[str]] = {}
+        for entry in self.entries:
+            costs.setdefault(entry.primitive or entry.arch or "", set()).update(entry.record.costs)
+        found = (key for key, metrics in costs.items() if key and "throughput_ips" in metrics)
+        return tuple(key for key in found if not any(metric.startswith("latency") for metric in costs[key]))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "n_records": len(self.entries),
@@ -72,6 +81,7 @@ class ParseReport:
                 for entry in self.entries
             ],
             "unmatched": [entry.record.subject for entry in self.unmatched],
+            "without_latency": list(self.without_latency),
             "unread": [str(path) for path in self.unread],
             "refused": [str(error) for error in self.refused],
         }

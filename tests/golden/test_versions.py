@@ -493,3 +493,15 @@ def test_a_log_of_another_format_is_refused_by_each_reader(tmp_path: Path, form:
     for name in ("a.txt", "a.json"):
         with pytest.raises(ParseError):
             parse([tmp_path / name], format=form)
+
+
+def test_a_primitive_of_which_only_a_throughput_is_known_is_listed(tmp_path: Path) -> None:
+    bundle = {f"p0000{i}": {"primitive": f"1:global_pool[{8 + i}x5x5]"} for i in (1, 2)}
+    (tmp_path / "hwnas_bundle.json").write_text(json.dumps({"kind": "hwnas_bundle", "models": bundle}))
+    words = ("Median", "Average", "Min", "Max")
+    silent = [line for line in APP.splitlines() if not any(word in line for word in words)]
+    (tmp_path / "p00001.txt").write_text("\n".join(silent))
+    (tmp_path / "p00002.txt").write_text(APP)
+    report = parse([tmp_path])
+    assert report.without_latency == ("1:global_pool[9x5x5]",)
+    assert report.to_json()["without_latency"] == ["1:global_pool[9x5x5]"]
