@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,8 @@ _SECTIONS = {"Command line parameters": "cmd_options", "Configuration setup": "c
              "Execution results": "execution_results"}  # fmt: skip
 _SECTION = re.compile(rb"(Command line parameters|Configuration setup|Execution results);?\r?\n")
 _GROUPS = "Group Latencies"
+_NEEDED = frozenset(("count", "duration", "throughput"))
+_STATUSES = frozenset(("EXECUTED", "OPTIMIZED_OUT", "NOT_RUN"))
 _TWO_DIGITS = 5.1e-3
 _NOTHING: Mapping[str, Any] = {}
 
@@ -138,17 +141,20 @@ def _details(figures: Mapping[str, float], layers: tuple[Part, ...]) -> dict[str
 def _check(where: Where, figures: Mapping[str, float], batch: float | None = 1.0) -> None:
     """Refuse figures out of order, and a rate that is neither count over time nor, as older versions, of the median.
 
+    All latencies together are no longer than the run, as many times as there are requests.
     `batch` is None where inferences were of several shapes, so that their number of images is not known.
     """
     where.rising("latency", figures.get("minimum"), figures.get("median"), figures.get("maximum"))
     where.rising("average latency", figures.get("minimum"), figures.get("average"), figures.get("maximum"))
-    if batch and {"throughput", "count", "duration"} <= figures.keys() and figures["duration"]:
-        rates = [1e3 * batch * figures["count"] / figures["duration"]]
-        if figures.get("median"):
-            rates.append(1e3 * batch / figures["median"])
-        off = min(abs(figures["throughput"] / rate - 1) if rate else 0.0 for rate in rates)
-        if off > 0.01:
-            where.agree("throughput", figures["throughput"], rates[0])
+    spent = figures.get("average", 0.0) * figures["count"] / figures.get("requests", math.inf)
+    if spent > 1.02 * figures["duration"]:
+        where.refuse(f"its inferences took {spent:g} ms a request, the run {figures['duration']:g} ms")
+    if batch and figures["duration"]:
+        median = figures.get("median")
+        inverse = 1e3 * batch / median if median else math.inf
+        if not median or abs(figures["throughput"] / inverse - 1) > 1e-3 + _TWO_DIGITS / median:
+            rate = 1e3 * batch * figures["count"] / figures["duration"]
+            where.agree("throughput", figures["throughput"], rate, 1e-3, _TWO_DIGITS)
 
 
 def _read_text(path: Path) -> tuple[dict[str, float], dict[str, str]]:
@@ -170,8 +176,10 @@ def _read_text(path: Path) -> tuple[dict[str, float], dict[str, str]]:
             texts.setdefault("version", match[1])
         if match := re.search(r"Execution Devices:\s*(\[.*\]|\S+)", line):
             texts["device"] = _device(match[1])
-    if "throughput" not in figures or "count" not in figures:
-        raise ParseError(path, "has no count and throughput: the log is cut short, or the run failed", len(lines))
+    if not figures.keys() >= _NEEDED:
+        raise ParseError(
+            path, "has no count, duration and throughput: the log is cut short, or the run failed", len(lines)
+        )
     _check(Where(path, len(lines)), figures, None if "shapes" in texts else figures.get("batch", 1.0))
     return figures, texts
 
@@ -206,8 +214,8 @@ def _read_report(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
         number = place.number(value, label)
         if figures.setdefault(name, number) != number:
             place.refuse(f"{label} is {number:g}, stated before as {figures[name]:g}")
-    if "throughput" not in figures or "count" not in figures:
-        where.refuse("has no iterations and throughput among its results: cut short, or the run failed")
+    if not figures.keys() >= _NEEDED:
+        where.refuse("has no iterations, time and throughput among its results: cut short, or the run failed")
     if set(report) - set(_SECTIONS.values()):
         setup["shapes"] = "several"
     _check(where, figures, None if "shapes" in setup else where.number(_batch(setup, 1), "batch size", 1))
@@ -280,8 +288,10 @@ def _check_total(where: Where, total: float, layers: list[Part]) -> None:
 
 def _layer(where: Where, name: Any, kind: Any, status: Any, milliseconds: Any) -> Part:
     """A layer; `n` is 0 where it did not run."""
-    ran = str(status).split(".")[-1] in ("EXECUTED", "Executed")
-    return Part(str(name), str(kind), where.number(milliseconds, "real time"), int(ran))
+    state = str(status).split(".")[-1].upper()
+    if state not in _STATUSES:
+        where.refuse(f"the status of {str(name)[:60]} is {str(status)[:40]!r}, expected {', '.join(sorted(_STATUSES))}")
+    return Part(str(name), str(kind), where.number(milliseconds, "real time"), int(state == "EXECUTED"))
 
 
 def _mean(tables: list[list[Part]]) -> tuple[Part, ...]:

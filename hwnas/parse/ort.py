@@ -241,6 +241,8 @@ def _read_summary(path: Path) -> dict[str, float]:
         raise ParseError(
             path, "the total, requests, average and run time of inferences are not all there: cut short", len(lines)
         )
+    if set(_SHARES) & set(found) and not set(_SHARES) <= set(found):
+        raise ParseError(path, "minimum, maximum and percentiles are not all there: cut short", len(lines))
     figures = {name: value for name, (_, value) in found.items()}
     where = found["average"][0]
     n = found["requests"][0].count(figures["requests"], "requests")

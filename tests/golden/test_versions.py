@@ -328,9 +328,18 @@ Throughput: 799.36 FPS
     assert record(tmp_path, "a.txt", changed(text, ("Latency:    2.48 ms", named))).details["mean_ms"] == 2.49
 
 
+@pytest.mark.parametrize("old, new", [(" ms", " us"), ("399.68", "399.12"), ("5004.00 ms", "5004.00 s")])
+def test_openvino_throughput_is_that_of_count_and_time(tmp_path: Path, old: str, new: str) -> None:
+    with pytest.raises(ParseError, match=r"throughput"):
+        record(tmp_path, "a.txt", changed(APP, (old, new)))
+
+
 def test_openvino_latency_under_load_is_flagged(tmp_path: Path) -> None:
     text = changed(APP, ("Start inference synchronously", "Start inference asynchronously, 6 inference requests"))
     assert record(tmp_path, "a.txt", text).flags == ("concurrent",)
+    slow = changed(text, ("4.02 ms", "99.02 ms"), ("Average:       2.49", "Average:       62.49"))
+    with pytest.raises(ParseError, match="a request"):
+        record(tmp_path, "a.txt", slow)
 
 
 def nodes(layers: int) -> dict[str, Any]:
@@ -366,6 +375,8 @@ def test_openvino_sorted_counters(tmp_path: Path) -> None:
     for text in (SORTED.replace(small, ""), SORTED.replace(small, small * 2)):
         with pytest.raises(ParseError, match="total real time"):
             record(tmp_path, "a_counters.csv", text)
+    with pytest.raises(ParseError, match="status of add"):
+        record(tmp_path, "a_counters.csv", SORTED.replace("add;EXECUTED", "add;EXECUUED"))
     with pytest.raises(ParseError, match="7 cells"):
         record(tmp_path, "a_counters.csv", SORTED.replace("0.011000;0.487;", "0.487;"))
 
@@ -397,9 +408,10 @@ def test_perf_test_samples_with_statistics_below(tmp_path: Path) -> None:
             record(tmp_path, "a.samples.csv", SAMPLES + changed(STATED, (old, new)))
 
 
-def test_perf_test_text_cut_before_its_run_time_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["Total inference run time", "P50 Latency", "P999 Latency"])
+def test_perf_test_text_that_is_cut_is_refused(tmp_path: Path, end: str) -> None:
     with pytest.raises(ParseError, match="cut short"):
-        record(tmp_path, "a.txt", PERF[: PERF.index("Total inference run time")])
+        record(tmp_path, "a.txt", PERF[: PERF.index(end)])
 
 
 def test_perf_test_before_1_2_and_after_many_warnings(tmp_path: Path) -> None:
@@ -410,6 +422,10 @@ Total run time: 2.51 s
 Min Latency is 0.024 sec
 Max Latency is 0.031 sec
 P50 Latency is 0.0248 sec
+P90 Latency is 0.027 sec
+P95 Latency is 0.028 sec
+P99 Latency is 0.03 sec
+P999 Latency is 0.031 sec
 """
     assert latency(record(tmp_path, "a.txt", old)) == 24.8
     warning = "[W:onnxruntime:, graph.cc:2412 CleanUnusedInitializers] Removing initializer 'x'. It is not used.\n"
