@@ -18,7 +18,6 @@ from hwnas.core.registry import Registry
 from hwnas.core.table import Cost
 
 HEAD_BYTES = 1 << 16
-MAX_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -172,25 +171,6 @@ def refuse_binary(path: Path, head: bytes) -> None:
         raise ParseError(
             path, "UTF-16 text, as PowerShell's `>` writes it: convert it to UTF-8 (`| Out-File -Encoding utf8`)"
         )
-
-
-def number(path: Path, line: int, text: str, what: str, least: float = 0.0) -> float:
-    """`text` as a finite number of at least `least`; raises `ParseError`."""
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise ParseError(path, f"{what} is {text.strip()!r}, expected a number", line) from error
-    if not math.isfinite(value) or value < least:
-        raise ParseError(path, f"{what} is {text.strip()}, expected a finite number of at least {least:g}", line)
-    return value
-
-
-def count(path: Path, line: int, text: str, what: str, least: int = 0) -> int:
-    """`text` as an integer of at least `least`; raises `ParseError`."""
-    text = text.strip()
-    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS or int(text) < least:
-        raise ParseError(path, f"{what} is {text[:40]!r}, expected an integer of at least {least}", line)
-    return int(text)
 
 
 def median_cost(values: ArrayLike) -> Cost:

@@ -13,7 +13,7 @@ from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
 from hwnas.parse.base import Part, Reading, Record, parsers, read_lines
 from hwnas.parse.family import Family, model_name
-from hwnas.parse.figures import Where, line_of, read_object
+from hwnas.parse.where import Where, line_of, read_object
 
 _TEXT = {
     "count": r"Count:\s+(\S+) iterations",
@@ -170,9 +170,7 @@ def _read_text(path: Path) -> tuple[dict[str, float], dict[str, str]]:
         for name, pattern in _TEXT.items():
             if ("shapes" not in texts or name == "throughput") and (match := re.search(pattern, line)):
                 scale = 1e-3 if match.lastindex == 2 and match[2] == "us" else 1.0
-                value = scale * where.number(match[1], name)
-                if figures.setdefault(name, value) != value:
-                    where.refuse(f"{name} is {value:g} here and {figures[name]:g} before: one run a file, please")
+                where.once(figures, name, scale * where.number(match[1], name))
         if match := re.search(r"Build ?\.+ (\d+\.\d+)", line):
             texts.setdefault("version", match[1])
         if match := re.search(r"Execution Devices:\s*(\[.*\]|\S+)", line):
@@ -212,9 +210,7 @@ def _read_report(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
         if name is None or (name == "median" and percentile != 50):
             continue
         place = line_of(path, label)
-        number = place.number(value, label)
-        if figures.setdefault(name, number) != number:
-            place.refuse(f"{label} is {number:g}, stated before as {figures[name]:g}")
+        place.once(figures, name, place.number(value, label))
     if not figures.keys() >= _NEEDED:
         where.refuse("has no iterations, time and throughput among its results: cut short, or the run failed")
     if set(report) - set(_SECTIONS.values()):
@@ -266,17 +262,16 @@ def _read_counters(path: Path) -> tuple[Part, ...]:
     closed = 0
     width = 1 + lines[0].rstrip(";").count(";")
     for n, line in enumerate(lines, 1):
-        where, cells = Where(path, n), line.strip().removesuffix(";").split(";")
+        where = Where(path, n)
         if line.startswith(_COUNTERS):
             tables.append([])
-        elif line.startswith("Total;"):
-            closed += 1
-            total = where.number(cells[4] if len(cells) > 4 else "", "total")
-            _check_total(where, total, tables[-1])
         elif line.strip():
-            if len(cells) != width:
-                where.refuse(f"{width} cells expected, {len(cells)} found")
-            tables[-1].append(_layer(where, cells[0], cells[2], cells[1], cells[4]))
+            name, status, kind, _, time, *_ = where.cells(line.strip().removesuffix(";"), ";", width)
+            if name == "Total":
+                closed += 1
+                _check_total(where, where.number(time, "total"), tables[-1])
+            else:
+                tables[-1].append(_layer(where, name, kind, status, time))
     if closed != len(tables):
         raise ParseError(path, "a table of layers has no total: the file is cut short", len(lines))
     return _mean(tables)

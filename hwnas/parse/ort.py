@@ -16,7 +16,7 @@ from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
 from hwnas.parse.base import Part, Reading, Record, median_cost, parsers, read_lines
 from hwnas.parse.family import Family
-from hwnas.parse.figures import Where, read_array
+from hwnas.parse.where import Where, read_array
 
 CLOCK_US = 2.0
 NODE = "_kernel_time"
@@ -34,7 +34,6 @@ _FIGURES = {
     **{f"p{p}": rf"P{p} Latency(?: is|:)\s*(\S+) s" for p in (50, 90, 95, 99, 999)},
 }
 _SHARES = {"minimum": 0.0, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999, "maximum": 1.0}
-_Figures = dict[str, tuple[Where, float]]
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,7 @@ class OnnxRuntime(Family):
         source = parts.get("samples", parts.get("summary", parts.get("profile")))
         assert source is not None
         if times is not None and figures:
-            where = Where(parts["samples"])
-            _compare(times, {name: (where, value) for name, value in figures.items()})
+            _compare(times, figures, dict.fromkeys(figures, Where(parts["samples"])))
         if profile is not None and (times is not None or figures):
             n = len(times) if times is not None else int(figures["requests"])
             if len(profile.runs_ms) not in (n, n + 1):
@@ -219,38 +217,35 @@ def _kind(event: dict[str, Any]) -> str:
     return str(args.get("op_name", "")) if isinstance(args, dict) else ""
 
 
-def _figures(path: Path, lines: list[str]) -> _Figures:
-    """The figures that the lines state, by name."""
-    found: _Figures = {}
+def _figures(path: Path, lines: list[str]) -> tuple[dict[str, float], dict[str, Where]]:
+    """The figures that the lines state, and where each stands."""
+    figures: dict[str, float] = {}
+    places: dict[str, Where] = {}
     for n, line in enumerate(lines, 1):
         for name, pattern in _FIGURES.items():
             if match := re.search(pattern, line):
-                where = Where(path, n)
-                value = where.number(match[1], name)
-                if name in found and found[name][1] != value:
-                    where.refuse(f"{name} is {value:g} here and {found[name][1]:g} before: one run a file, please")
-                found[name] = (where, value)
-    return found
+                places[name] = Where(path, n)
+                places[name].once(figures, name, places[name].number(match[1], name))
+    return figures, places
 
 
 def _read_summary(path: Path) -> dict[str, float]:
     """The printed figures by name; raises `ParseError` where one is missing or contradicts another."""
     lines = read_lines(path)
-    found = _figures(path, lines)
-    if not {"total", "requests", "average", "span"} <= set(found):
+    figures, places = _figures(path, lines)
+    if not {"total", "requests", "average", "span"} <= set(figures):
         raise ParseError(
             path, "the total, requests, average and run time of inferences are not all there: cut short", len(lines)
         )
-    if set(_SHARES) & set(found) and not set(_SHARES) <= set(found):
+    if set(_SHARES) & set(figures) and not set(_SHARES) <= set(figures):
         raise ParseError(path, "minimum, maximum and percentiles are not all there: cut short", len(lines))
-    figures = {name: value for name, (_, value) in found.items()}
-    where = found["average"][0]
-    n = found["requests"][0].count(figures["requests"], "requests")
+    where = places["average"]
+    n = places["requests"].count(figures["requests"], "requests")
     where.agree("average inference time", figures["average"], figures["total"] * 1e3 / n)
     if "runs" in figures:
-        found["runs"][0].agree("runs", figures["runs"], n, 0)
+        places["runs"].agree("runs", figures["runs"], n, 0)
     if figures["span"] and "rate" in figures:
-        found["rate"][0].agree("inferences per second", figures["rate"], n / figures["span"])
+        places["rate"].agree("inferences per second", figures["rate"], n / figures["span"])
     where.rising("latency", *(figures.get(name) for name in _SHARES))
     low, high = (figures[k] * 1e3 if k in figures else None for k in ("minimum", "maximum"))
     where.rising("average inference time", low, figures["average"], high)
@@ -258,36 +253,37 @@ def _read_summary(path: Path) -> dict[str, float]:
 
 
 def _read_samples(path: Path) -> NDArray[np.float64]:
-    """Seconds of each inference; raises `ParseError` where a row is missing, doubled, or contradicts what is below."""
+    """Seconds of each inference; raises `ParseError` where a row is missing, doubled, or contradicts what is below.
+
+    A row is the model, seconds (twice in newer versions), memory, processor load, and the row's number.
+    """
     lines = read_lines(path)
     times: list[float] = []
     for n, line in enumerate(lines, 1):
         where = Where(path, n)
         if not line.strip() or ("," not in line and ":" in line):
             continue
-        cells = line.split(",")
-        if len(cells) not in (5, 6):
-            where.refuse(f"5 cells expected (model, seconds, memory, processor, row), {len(cells)} found")
+        cells = where.cells(line, ",", 5, 6)
         if where.count(cells[-1], "row", 0) != len(times):
             where.refuse(f"row {cells[-1].strip()} stands where {len(times)} belongs: lines are missing or doubled")
         times.append(where.number(cells[len(cells) - 4], "seconds"))
         where.number(cells[-3], "memory")
     if lines[-1].strip():
         raise ParseError(path, "the last line has no end: the file is cut short", len(lines))
-    _compare(np.array(times), _figures(path, lines))
+    _compare(np.array(times), *_figures(path, lines))
     return np.array(times)
 
 
-def _compare(times: NDArray[np.float64], figures: _Figures) -> None:
+def _compare(times: NDArray[np.float64], figures: Mapping[str, float], places: Mapping[str, Where]) -> None:
     """Refuse figures that are not those of the times; a percentile may be of a neighbour in their order."""
     if "requests" in figures:
-        figures["requests"][0].agree("number of requests", figures["requests"][1], len(times), 0)
+        places["requests"].agree("number of requests", figures["requests"], len(times), 0)
     if "average" in figures:
-        figures["average"][0].agree("average inference time", figures["average"][1], float(times.mean()) * 1e3, 1e-3)
+        places["average"].agree("average inference time", figures["average"], float(times.mean()) * 1e3, 1e-3)
     ordered, last = np.sort(times), len(times) - 1
     for name in figures.keys() & _SHARES.keys():
-        where, value = figures[name]
+        value = figures[name]
         step = 0 if name in ("minimum", "maximum") else 1
         low, high = (ordered[min(max(int(_SHARES[name] * len(times)) + side, 0), last)] for side in (-step, step))
         digits = int(Decimal(repr(value)).as_tuple().exponent)
-        where.agree(f"{name} latency (s)", value, float(np.clip(value, low, high)), absolute=10.0**digits)
+        places[name].agree(f"{name} latency (s)", value, float(np.clip(value, low, high)), absolute=10.0**digits)

@@ -12,7 +12,7 @@ from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
 from hwnas.parse.base import Part, Reading, Record, parsers, read_lines
 from hwnas.parse.family import Family, model_name
-from hwnas.parse.figures import Where
+from hwnas.parse.where import Where
 
 RUNS = "Operator-wise Profiling Info for Regular Benchmark Runs"
 _LOGCAT = re.compile(r"^\d\d-\d\d \d\d:\d\d:\d\d\.\d+\s+\d+\s+\d+ [VDIWEF] \S+\s*: ?")
@@ -146,8 +146,8 @@ def _settings(path: Path, lines: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for n, line in enumerate(lines, 1):
         for name, pattern in _SETTINGS.items():
-            if (match := re.search(pattern, line)) and found.setdefault(name, match[1]) != match[1]:
-                Where(path, n).refuse(f"{name} is {match[1]} here and {found[name]} before: one run a file, please")
+            if match := re.search(pattern, line):
+                Where(path, n).once(found, name, match[1])
     return found
 
 

@@ -15,7 +15,7 @@ from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
 from hwnas.parse.base import Part, Reading, Record, median_cost, parsers, read_lines
 from hwnas.parse.family import Family, model_name
-from hwnas.parse.figures import Where, line_of, read_array, read_object
+from hwnas.parse.where import Where, line_of, read_array, read_object
 
 _METRICS = ("Latency", "End-to-End Host Latency", "Enqueue Time", "H2D Latency", "GPU Compute Time", "D2H Latency")
 _METRIC = re.compile(rf"(?:^|\] )({'|'.join(_METRICS)}): (min = .*)")
@@ -212,9 +212,7 @@ def _read_line(log: Log, where: Where, line: str) -> None:
         where.rising(f"mean {match[1]}", values["min"], values["mean"], values["max"])
     for name, pattern in _FIGURES.items():
         if match := re.search(pattern, line):
-            value = where.number(match[1], name)
-            if log.figures.setdefault(name, value) != value:
-                where.refuse(f"{name} is {value:g} here and {log.figures[name]:g} before: one run a file, please")
+            where.once(log.figures, name, where.number(match[1], name))
     for name, pattern in _TEXTS.items():
         if match := re.search(pattern, line):
             log.texts.setdefault(name, match[1].strip())

@@ -14,7 +14,7 @@ from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
 from hwnas.parse.base import Part, Reading, Record, median_cost, parsers, read_lines
 from hwnas.parse.family import Family
-from hwnas.parse.figures import Where, line_of, read_object
+from hwnas.parse.where import Where, line_of, read_object
 
 _PRINTED = re.compile(r"(?:BenchmarkResult|ProfileResult)\((.*)\)")
 _VALUE = re.compile(r"(min|mean|median|max|std)=([^,\s()]+)")

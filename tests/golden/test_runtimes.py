@@ -284,7 +284,7 @@ BROKEN = {
         "describes no block",
     ),
     "device field": (replace("device/device.json", '"threads"', '"thread"'), "unknown fields"),
-    "device contradicts": (replace("device/device.json", '"threads": 2', '"threads": "2x"'), "expected a number"),
+    "device contradicts": (replace("device/device.json", '"threads": 2', '"threads": "2x"'), "expected an integer"),
 }
 
 
