@@ -168,8 +168,8 @@ def _statistics(where: Where, match: re.Match[str]) -> dict[str, float]:
     """
     pairs = re.findall(r" (\w+)=([^\s(]+)", match[2])
     values = {key: where.number(text, key) for key, text in pairs} | {"count": where.count(match[1], "count")}
-    if len(values) != len(pairs) + 1:
-        where.refuse("a figure stands twice")
+    if len(values) != len(pairs) + 1 or match.string[match.end() :].strip():
+        where.refuse("a figure stands twice, or cannot be read")
     same = "avg" not in values and (values["count"] == 1 or "(all same)" in match[2])
     known = {"count", "curr"} | (set() if same else {"first", "min", "max", "avg", "std"})
     expected = known | (_QUANTILES if _QUANTILES & set(values) else set())

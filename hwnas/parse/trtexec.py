@@ -39,6 +39,7 @@ _TEXTS = {
     "dimensions": r"[Ii]nput binding for .* with dimensions (\d{1,9}(?:x\d{1,9})*)",
     "streams": r"\] (?:Inference )?Streams: (\d{1,6})",
 }
+_NEEDED = frozenset(("throughput", "queries", "wall_s", "compute_s"))
 _PRECISIONS = ("fp4", "int4", "int8", "fp8", "fp16", "bf16")
 _TIME_KEYS = ("h2d", "compute", "d2h")
 
@@ -187,7 +188,7 @@ def read_log(path: Path) -> Log:
     started = any("&&&& RUNNING" in line for line in lines)
     if started and not any("&&&& PASSED" in line for line in lines):
         raise ParseError(path, "does not end in `&&&& PASSED`: the log is cut short", len(lines))
-    if "GPU Compute Time" not in log.metrics or "throughput" not in log.figures:
+    if "GPU Compute Time" not in log.metrics or not log.figures.keys() >= _NEEDED:
         raise ParseError(
             path, "has no whole performance summary (of TensorRT 8.2 or newer): cut short, or nothing ran", len(lines)
         )
@@ -207,8 +208,9 @@ def _read_line(log: Log, where: Where, line: str) -> None:
             where.refuse(f"{match[1]} stands twice, or lacks its minimum, maximum, mean or median")
         log.metrics[match[1]] = values
         log.line = where.line or 1
-        percentiles = [value for key, value in values.items() if key.startswith("percentile")]
-        where.rising(match[1], values["min"], values["median"], *(percentiles if "%" in line else ()), values["max"])
+        shares = {float(key[11:-2]): value for key, value in values.items() if key.startswith("percentile")}
+        middle = sorted(({50.0: values["median"]} | shares).items())
+        where.rising(match[1], values["min"], *(value for _, value in middle), values["max"])
         where.rising(f"mean {match[1]}", values["min"], values["mean"], values["max"])
     for name, pattern in _FIGURES.items():
         if match := re.search(pattern, line):

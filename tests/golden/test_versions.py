@@ -57,6 +57,13 @@ def test_trtexec_explains_its_figures_in_verbose_logs(tmp_path: Path) -> None:
     assert latency(record(tmp_path, "a.txt", changed(TRTEXEC, ("&&&& PASSED", explained)))) == 0.2125
 
 
+def test_trtexec_percentiles_below_the_median(tmp_path: Path) -> None:
+    text = changed(TRTEXEC, ("percentile(90%) = 0.216", "percentile(10%) = 0.206"))
+    assert latency(record(tmp_path, "a.txt", text)) == 0.2125
+    with pytest.raises(ParseError, match="not in order"):
+        record(tmp_path, "a.txt", changed(text, ("percentile(10%) = 0.206", "percentile(10%) = 0.216")))
+
+
 def test_trtexec_counts_images_where_the_batch_is_implicit(tmp_path: Path) -> None:
     found = record(tmp_path, "block.txt", IMPLICIT, times_json=TIMES)
     assert (latency(found), found.costs["latency_ms"].n, found.batch) == (pytest.approx(0.2125), 24, 8)
@@ -78,6 +85,7 @@ def test_trtexec_batch_of_engines_with_and_without_that_dimension(
 @pytest.mark.parametrize("text, reason", [
     (changed(IMPLICIT, ("has 192 queries", "has 190 queries")), "no multiple"),
     (changed(IMPLICIT, ("Batch: 8", "Batch: 0")), "at least 1"),
+    (changed(TRTEXEC, ("Timing trace", "Timing urace")), "no whole performance summary"),
     (changed(TRTEXEC, ("dimensions 4x32", "dimensions 0x32")), "at least 1"),
     (changed(IMPLICIT, ("Throughput: 32000", "Throughput: 4000")), "throughput"),
 ])  # fmt: skip
@@ -235,9 +243,10 @@ def test_tflite_series_of_one_run_and_of_equal_ones(tmp_path: Path) -> None:
     "count=1 curr=610 p5=610 median=611 p95=610",
     "count=1 curr=610 p5=610 p95=610",
     "count=4 curr=610 p5=610 median=610 p95=610",
+    "count=4 first=610 curr=590 min=580 max=610 avg=592.5 std=11 p-5=590",
 ])  # fmt: skip
 def test_tflite_series_that_lack_figures_are_refused(tmp_path: Path, series: str) -> None:
-    with pytest.raises(ParseError, match=r"order|missing"):
+    with pytest.raises(ParseError, match=r"order|missing|cannot be read"):
         record(tmp_path, "a.txt", changed(TFLITE, (WARM, series), ("(avg): 592.5", "(avg): 610")))
 
 
