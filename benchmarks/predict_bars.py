@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.core.columns import column_names
 from hwnas.predict import fit_predictor, read_measurements
 from hwnas.predict.auto import choose, fit_named
 from hwnas.predict.base import predictors
-from hwnas.predict.data import column_names
 from hwnas.predict.evaluation import judge, split, test_metrics
 from hwnas.predict.intervals import Calibration
 from hwnas.predict.metrics import interval_score

@@ -18,13 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hwnas.core.threads import torch_threads
 from hwnas.spaces import get_space
 from hwnas.train import DataConfig, SupernetConfig
-from hwnas.train.batches import Batches
-from hwnas.train.distributed import pick_device
-from hwnas.train.elastic import ElasticNetwork, channels_last
+from hwnas.train.elastic import ElasticNetwork
 from hwnas.train.evaluate import Evaluator
-from hwnas.train.loop import Run, cpu_threads
+from hwnas.train.loop import Run
 from hwnas.train.ofa import ElasticPhase, once_for_all
 from hwnas.train.supernet import NAME, open_data
 
@@ -46,7 +45,7 @@ def main() -> None:
         space=given.space, data=DataConfig(name="digits"), batch=given.batch, precision=given.precision,
         device=given.device, threads=given.threads,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, cpu_threads(config.threads):
+    with tempfile.TemporaryDirectory() as folder, torch_threads(config.threads):
         plain, shrinking = stepper(config, Path(folder))
         seconds = np.array([(plain(step), shrinking(step)) for step in range(WARM_UP + given.steps)])[WARM_UP:]
     median, low, high = (np.percentile(seconds, q, axis=0) for q in (50, 25, 75))
@@ -61,21 +60,19 @@ def main() -> None:
 def stepper(config: SupernetConfig, folder: Path) -> tuple[Callable[[int], float], ...]:
     """What takes one step of the largest network alone, and one of four sub-networks with its teacher; both give the
     seconds that took."""
-    space, device = get_space(config.space), pick_device(config.device)
+    space = get_space(config.space)
     data, network = open_data(space, config), ElasticNetwork(space, config.seed)
-    network.to(device)
-    channels_last(network)
-    run = Run(folder, NAME, config, Batches(data, config.batch, config.seed, device), network, {}, device)
-    phases = once_for_all(run, network, config, Evaluator(data, config.calibration_images, config.seed, device))
+    run = Run.begin(folder, NAME, config, data, network)
+    phases = once_for_all(run, network, config, Evaluator(data, config.calibration_images, config.seed, run.device))
     elastic = [phase for phase in phases if isinstance(phase, ElasticPhase)]
     optimizer = run._optimizer({})
 
     def timed(phase: ElasticPhase) -> Callable[[int], float]:
         def step(number: int) -> float:
-            wait(device)
+            wait(run.device)
             started = time.perf_counter()
             run._step(phase, number, optimizer, LEARNING_RATE)
-            wait(device)
+            wait(run.device)
             return time.perf_counter() - started
 
         return step

@@ -97,7 +97,7 @@ def _images(model: Path, name: str, path: Path | None, count: int) -> tuple[Any,
     import numpy as np
     import torch
 
-    from hwnas.fpga.validate import load_model
+    from hwnas.spaces.onnx_graph import load_model
     from hwnas.train import DataConfig
     from hwnas.train.batches import Normaliser, resize, to_device
     from hwnas.train.data import load_data

@@ -173,12 +173,16 @@ def registry(as_json: Json = False) -> None:
     from hwnas.predict import predictors
     from hwnas.profile.backends import backends
     from hwnas.profile.meters import meters
-    from hwnas.search import algorithms
+    from hwnas.search import algorithms, sources
     from hwnas.spaces import spaces
     from hwnas.spaces.primitive import kinds
     from hwnas.train.data import datasets
     from hwnas.train.oneshot import one_shot
+    from hwnas.train.training import algorithms as supernets
 
-    registries = (spaces, kinds, backends, meters, parsers, predictors, datasets, algorithms, one_shot)
+    registries = (
+        *(spaces, kinds, backends, meters, parsers, predictors, sources, algorithms),
+        *(datasets, supernets, one_shot),
+    )
     report = {each.kind: list(each) for each in registries}
-    show(report, "\n".join(f"{kind:16}{', '.join(names)}" for kind, names in report.items()), as_json)
+    show(report, "\n".join(f"{kind:20}{', '.join(names)}" for kind, names in report.items()), as_json)

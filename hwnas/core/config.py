@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from inspect import isclass
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from hwnas.core.errors import InputError, UnknownNameError
 from hwnas.core.files import read_text
@@ -18,6 +18,28 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        kinds = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (kinds, *get_args(kinds)):
+            raise ValueError("a number or a text is expected, not true or false")
+        return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
 
 C = TypeVar("C", bound=Config)
 
@@ -25,7 +47,7 @@ C = TypeVar("C", bound=Config)
 def load_config(path: str | Path, model: type[C]) -> C:
     """Read `path` as YAML into `model`; raises `InputError` that names the file, the key and the nearest known key."""
     try:
-        values = yaml.safe_load(read_text(path, "configuration"))
+        values = yaml.load(read_text(path, "configuration"), _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -46,7 +68,9 @@ def parse_config(values: dict[str, object], model: type[C], where: str) -> C:
             *within, name = map(str, first["loc"])
             unknown = UnknownNameError("key", name, _keys(model, within))
             raise InputError(": ".join([where, *within, str(unknown)])) from error
-        raise InputError(f"{where}: {key}: {first['msg'].lower()} (got {first.get('input')!r})") from error
+        said = first["msg"].removeprefix("Value error, ")
+        got = f" (got {first.get('input')!r})" if key else ""
+        raise InputError(": ".join(filter(None, [where, key, said[:1].lower() + said[1:]])) + got) from error
 
 
 def _keys(model: type[BaseModel], within: list[str]) -> list[str]:

@@ -22,10 +22,14 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names to members. `modules` are imported at the first look-up, so that members need no import of their own."""
+    """Names to members. `modules` are imported at the first look-up, so that members need no import of their own.
 
-    def __init__(self, kind: str, modules: tuple[str, ...] = ()) -> None:
+    With `named`, a member learns the name that it is registered under, as its attribute `name`.
+    """
+
+    def __init__(self, kind: str, modules: tuple[str, ...] = (), *, named: bool = False) -> None:
         self.kind = kind
+        self._named = named
         self._modules = modules
         self._members: dict[str, T] = {}
         self._loaded = False
@@ -37,6 +41,8 @@ class Registry(Generic[T]):
             if name in self._members:
                 raise ValueError(f"{self.kind} {name!r} is registered twice: {self._members[name]!r} and {member!r}")
             self._members[name] = member
+            if self._named:
+                setattr(member, "name", name)  # noqa: B010, a member is of any type
             return member
 
         return add

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import nnls
 
 from hwnas import __version__
+from hwnas.core.columns import numbers, read_columns
 from hwnas.core.errors import InputError
 from hwnas.core.table import CostTable
 from hwnas.fpga.demand import block_demand, column, network_demand
@@ -89,9 +87,7 @@ def calibrate(table: CostTable, target: DpuTarget) -> DpuModel:
     """
     if table.target.origin == "simulated":
         raise InputError(f"{table.name} is simulated; calibrate from measurements")
-    keys = [key for key, row in table.rows.items() if "latency_ms" in row and row["latency_ms"].value > 0]
-    demand = block_demand([Primitive.from_key(key) for key in keys], target)
-    latency = np.array([table.rows[key]["latency_ms"].value for key in keys])
+    keys, demand, latency = _measured_blocks(table, target)
     model = fit(demand, latency, target)
     measured = [i for i, key in enumerate(keys) if "energy_mj" in table.rows[key]]
     energy = None
@@ -99,6 +95,15 @@ def calibrate(table: CostTable, target: DpuTarget) -> DpuModel:
         energies = [table.rows[keys[i]]["energy_mj"].value for i in measured]
         energy = fit_energy(demand[measured], latency[measured], energies, table.name)
     return DpuModel(model.coefficients, energy, {**model.provenance, "data": table.name})
+
+
+def _measured_blocks(
+    table: CostTable, target: DpuTarget
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+    """Keys of the blocks that have a latency, their demand (n, quantities) and their latencies (n,) in ms."""
+    keys = [key for key, row in table.rows.items() if "latency_ms" in row and row["latency_ms"].value > 0]
+    demand = block_demand([Primitive.from_key(key) for key in keys], target)
+    return keys, demand, np.array([table.rows[key]["latency_ms"].value for key in keys])
 
 
 def calibrate_networks(
@@ -158,13 +163,13 @@ def calibrate_file(
     if space is None:
         table = CostTable.load(path)
         model = calibrate(table, target)
-        keys = [key for key, row in table.rows.items() if "latency_ms" in row and row["latency_ms"].value > 0]
-        demand = block_demand([Primitive.from_key(key) for key in keys], target)
-        latency, skipped = np.array([table.rows[key]["latency_ms"].value for key in keys]), len(table.rows) - len(keys)
+        keys, demand, latency = _measured_blocks(table, target)
+        skipped = len(table.rows) - len(keys)
     else:
-        archs, values = _read_networks(path, metric)
+        columns = read_columns(path, ("arch", metric), required=("arch", metric))
+        values = numbers(columns[metric], metric, path)
         known = np.isfinite(values) & (values > 0)
-        population, latency = space.parse_many(archs)[known], values[known]
+        population, latency = space.parse_many(columns["arch"])[known], values[known]
         skipped = int((~known).sum())
         demand = network_demand(space, population, target)
         model = calibrate_networks(space, population, latency, target, str(path))
@@ -172,15 +177,3 @@ def calibrate_file(
     model = DpuModel(model.coefficients, model.energy, {**model.provenance, "held_out_mape": error})
     model.save(out)
     return CalibrationReport(model, len(latency), error, skipped)
-
-
-def _read_networks(path: Path, metric: str) -> tuple[list[str], NDArray[np.float64]]:
-    try:
-        read = pyarrow.parquet.read_table if path.suffix == ".parquet" else pyarrow.csv.read_csv
-        table = read(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from error
-    missing = [name for name in ("arch", metric) if name not in table.column_names]
-    if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
-    return table["arch"].to_pylist(), np.array(table[metric].to_pylist(), dtype=np.float64)

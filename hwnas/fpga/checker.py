@@ -18,7 +18,7 @@ from hwnas.fpga.graph import OpGraph, read_onnx, read_primitive
 from hwnas.fpga.rules import CPU, FUSED, Case, Ruling, no_rule, rules
 from hwnas.fpga.targets import DpuTarget
 from hwnas.spaces import Primitive, SearchSpace
-from hwnas.spaces.base import Population
+from hwnas.spaces.base import Population, with_nothing
 
 SAMPLING_ROUNDS = 200
 
@@ -157,7 +157,7 @@ def supported(primitives: Iterable[Primitive], target: DpuTarget) -> NDArray[np.
 
 def runs_on(space: SearchSpace, population: ArrayLike, target: DpuTarget) -> NDArray[np.bool_]:
     """Which architectures are made of primitives that the DPU runs; shape (n,)."""
-    padded = np.append(supported(space.primitives(), target), True)
+    padded = with_nothing(supported(space.primitives(), target), nothing=True)
     return np.asarray(padded[space.blocks(population)].all(axis=1), dtype=np.bool_)
 
 
@@ -166,7 +166,7 @@ def sample_of(space: SearchSpace, allowed: NDArray[np.bool_], n: int, seed: int)
 
     Raises `InputError` where they are too few, or too rare among random ones to be found.
     """
-    padded = np.append(allowed, True)
+    padded = with_nothing(allowed, nothing=True)
     rng = np.random.default_rng(seed)
     found = space.sample(0, rng)
     for _ in range(SAMPLING_ROUNDS):

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from hwnas.core.errors import InputError
 from hwnas.spaces import Primitive
 from hwnas.spaces.graph import BN_EPS
-from hwnas.spaces.onnx_graph import OPSET, OnnxGraph
+from hwnas.spaces.onnx_graph import OPSET, OnnxGraph, load_model
 
 SMALL = 4096
 TRANSPARENT = ("QuantizeLinear", "DequantizeLinear", "Identity", "Dropout")
@@ -60,18 +60,7 @@ class OpGraph:
 
 def read_onnx(model: str | Path | bytes | onnx.ModelProto) -> OpGraph:
     """The graph of an ONNX model; raises `InputError` where it is unreadable or its shapes contradict each other."""
-    if isinstance(model, onnx.ModelProto):
-        return _op_graph(model, set())
-    where = "the model" if isinstance(model, bytes) else str(model)
-    try:
-        proto = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(where)
-    except FileNotFoundError as error:
-        raise InputError(f"no ONNX model at {where}") from error
-    except Exception as error:
-        raise InputError(f"{where}: not a readable ONNX model ({str(error).splitlines()[0]})") from error
-    if not proto.graph.node:
-        raise InputError(f"{where}: not an ONNX model with any nodes")
-    return _op_graph(proto, set())
+    return _op_graph(load_model(model), set())
 
 
 class _Skeleton(OnnxGraph):

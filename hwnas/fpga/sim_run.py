@@ -21,6 +21,7 @@ from hwnas.fpga.targets import DpuTarget, get_target
 from hwnas.spaces import SearchSpace
 
 SIMULATED = "simulated"
+KIND = "simulated_run"
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ def simulate_run(
         rows = _networks(space, dpu, model, allowed, networks, seed)
         with replacing(folder / "networks.parquet") as temporary:
             pyarrow.parquet.write_table(pyarrow.table(rows), temporary)
-    record = {"kind": "simulated_run", "made_by": f"hwnas {__version__}", "space": space.spec, "networks": networks}
-    write_json(folder / "run.json", {**record, "seed": seed, "target": sim_target(dpu).to_json()})
+    record = {"kind": KIND, "space": space.spec, "networks": networks, "seed": seed}
+    about = {"target": sim_target(dpu).to_json(), "environment": {"hwnas": __version__}}
+    write_json(folder / "run.json", record | about)
     return SimulatedRun(folder, len(table.rows), networks, dict(table.manifest["left_out"]))
 
 

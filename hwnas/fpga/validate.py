@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from hwnas.core.errors import InputError
 from hwnas.fpga.positions import CONVOLUTIONS, ELTWISE, Rule, node_rules
+from hwnas.spaces.onnx_graph import load_model
 
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 
@@ -36,18 +37,8 @@ def validate(model: str | Path | bytes | onnx.ModelProto) -> list[Rule]:
             data = [name for name in node.input if name]
             bare = [name for name in data if name not in position]
             rules.append(Rule("every operand is quantised", node.name, ", ".join(bare) or "all", "all", not bare))
-            rules += node_rules(node, _positions_at(proto, node, position))
+            rules += node_rules(node, _positions_at(node, position))
     return rules
-
-
-def load_model(model: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
-    if isinstance(model, onnx.ModelProto):
-        return model
-    try:
-        return onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(str(model))
-    except Exception as error:
-        where = "the model" if isinstance(model, bytes) else str(model)
-        raise InputError(f"{where}: not a readable ONNX model ({str(error).splitlines()[0]})") from error
 
 
 def _pair_rules(
@@ -73,7 +64,7 @@ def _pair_rules(
     ]
 
 
-def _positions_at(proto: onnx.ModelProto, node: onnx.NodeProto, position: dict[str, int]) -> dict[str, int]:
+def _positions_at(node: onnx.NodeProto, position: dict[str, int]) -> dict[str, int]:
     """Positions of a node's own tensors; its output takes that of the QuantizeLinear that reads it."""
     found = {name: position[name] for name in node.input if name in position}
     if node.output[0] in position:

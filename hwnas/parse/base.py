@@ -16,6 +16,7 @@ from hwnas.core.config import Config
 from hwnas.core.errors import ParseError
 from hwnas.core.registry import Registry
 from hwnas.core.table import Cost
+from hwnas.profile.stats import median_rank
 
 HEAD_BYTES = 1 << 16
 
@@ -176,11 +177,8 @@ def refuse_binary(path: Path, head: bytes) -> None:
 def median_cost(values: ArrayLike) -> Cost:
     """Median of repeated measurements with its distribution-free 95 % interval.
 
-    The interval's ends are order statistics: ranks n/2 +- 1.96 sqrt(n)/2 of the sorted sample (Conover, Practical
-    Nonparametric Statistics, 3rd edition, section 3.2), the sample's own ends where it is small.
+    Of fewer than six values the interval is from the least to the most, which holds the median less often.
     """
     ordered: NDArray[np.float64] = np.sort(np.asarray(values, dtype=np.float64))
-    n = len(ordered)
-    half = 0.98 * math.sqrt(n)
-    low, high = max(0, math.floor(n / 2 - half)), min(n - 1, math.ceil(n / 2 + half))
-    return Cost(float(np.median(ordered)), float(ordered[low]), float(ordered[high]), n, "imported")
+    k = max(median_rank(len(ordered)), 1)
+    return Cost(float(np.median(ordered)), float(ordered[k - 1]), float(ordered[-k]), len(ordered), "imported")

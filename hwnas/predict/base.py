@@ -227,18 +227,8 @@ class Predictor(ABC):
 predictors: Registry[type[Predictor]] = Registry(
     "predictor",
     tuple(f"hwnas.predict.{module}" for module in ("linear", "neural", "gp", "boosting", "residual", "transfer")),
+    named=True,
 )
-
-
-def register(name: str) -> Any:
-    """Register a kind under `name` and tell the class its name."""
-    add = predictors.register(name)
-
-    def named(kind: type[Predictor]) -> type[Predictor]:
-        kind.name = name
-        return add(kind)
-
-    return named
 
 
 def held_constant(space: SearchSpace, population: NDArray[np.int16]) -> NDArray[np.int16]:

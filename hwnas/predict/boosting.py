@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError
-from hwnas.predict.base import Array, Arrays, Predictor, register
+from hwnas.predict.base import Array, Arrays, Predictor, predictors
 from hwnas.predict.features import in_chunks, physical_features
 
 LEAST_ROWS = 4
 OBJECTIVES = {"l2": "regression", "l1": "regression_l1", "huber": "huber"}
 
 
-@register("boosting")
+@predictors.register("boosting")
 class Boosting(Predictor):
     """LightGBM; saved in its own text format."""
 

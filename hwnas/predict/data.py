@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.core.errors import HwnasError, InputError, UnknownNameError
+from hwnas.core.columns import numbers, read_columns
+from hwnas.core.errors import HwnasError, InputError
 from hwnas.core.files import read_json
 from hwnas.core.table import CostTable
 from hwnas.core.units import Quantity, quantity_of
@@ -76,7 +77,7 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
         raise InputError(f"{path} is no run folder with measured networks ({NETWORKS} is missing)")
     wanted = ["arch", metric, f"{metric}_verdict", f"{metric}_repeat", "space", "index", GROUPING]
     columns = read_columns(run or path, wanted, required=("arch", metric))
-    raw = _numbers(columns[metric], metric, path)
+    raw = numbers(columns[metric], metric, path)
     keep = ~np.isnan(raw)
     if f"{metric}_verdict" in columns:
         keep &= np.array([verdict != "failed" for verdict in columns[f"{metric}_verdict"]])
@@ -92,7 +93,7 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     population = parse_archs(space, columns["arch"], path, keep)
     target = read_json(path / "run.json").get("target") if run and (path / "run.json").is_file() else None
     table = CostTable.load(path) if run and (path / "table.csv").is_file() else None
-    again = _numbers(columns[f"{metric}_repeat"], metric, path)[keep] if f"{metric}_repeat" in columns else None
+    again = numbers(columns[f"{metric}_repeat"], metric, path)[keep] if f"{metric}_repeat" in columns else None
     groups = _groups(population, np.array(columns[GROUPING])[keep] if GROUPING in columns else None)
     copies = valued - len(values)
     return Measurements(space, metric, population, values, groups, again, left_out, copies, target, table)
@@ -133,60 +134,6 @@ def parse_archs(space: SearchSpace, texts: Sequence[Any], path: Path, keep: NDAr
             except HwnasError as first:
                 raise InputError(f"{path}: row {row}: {first}") from error
         raise
-
-
-def column_names(path: Path) -> list[str]:
-    """Names of the columns of a Parquet or CSV file."""
-    return list(open_table(path).schema.names) if path.suffix == ".csv" else _schema(path)
-
-
-def read_columns(path: Path, wanted: Sequence[str], required: Sequence[str]) -> dict[str, list[Any]]:
-    """The columns of `wanted` that a Parquet or CSV file has; raises `InputError` where one of `required` is absent."""
-    names = column_names(path)
-    for name in {name for name in wanted if names.count(name) > 1}:
-        raise InputError(f"{path}: the column {name!r} stands twice; keep one of them")
-    for name in required:
-        if name not in names:
-            raise InputError(f"{path}: {UnknownNameError('column', name, names)}")
-    kept = [name for name in wanted if name in names]
-    table = open_table(path, kept)
-    return {name: table.column(name).to_pylist() for name in kept}
-
-
-def _schema(path: Path) -> list[str]:
-    from pyarrow import parquet
-
-    return list(_readable(path, lambda: parquet.read_schema(path)).names)
-
-
-def open_table(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """A Parquet or CSV file as a pyarrow table; of a Parquet file only `columns`, where given."""
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    if path.suffix == ".csv":
-        as_text = csv.ConvertOptions(column_types={"arch": pa.string()})
-        return _readable(path, lambda: csv.read_csv(path, convert_options=as_text))
-    return _readable(path, lambda: parquet.read_table(path, columns=None if columns is None else list(columns)))
-
-
-def _readable(path: Path, read: Callable[[], Any]) -> Any:
-    import pyarrow as pa
-
-    if not path.is_file():
-        raise InputError(f"no run folder and no table at {path}")
-    try:
-        return read()
-    except (pa.ArrowException, OSError) as error:
-        form = "CSV" if path.suffix == ".csv" else "Parquet"
-        raise InputError(f"{path}: not readable as {form} ({str(error).splitlines()[0]})") from error
-
-
-def _numbers(cells: list[Any], metric: str, path: Path) -> Array:
-    try:
-        return np.array([np.nan if cell is None else float(cell) for cell in cells])
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: column {metric} holds something that is no number ({error})") from error
 
 
 def _checked(raw: Array, keep: NDArray[np.bool_], quantity: Quantity, metric: str, path: Path) -> Array:

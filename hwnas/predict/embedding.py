@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hwnas.predict.features import Additive, additive, factors
 from hwnas.spaces import Primitive, SearchSpace
+from hwnas.spaces.base import with_nothing
 
 Array = NDArray[np.float64]
 
@@ -42,7 +43,7 @@ def block_features(space: SearchSpace, length: float) -> Additive:
     shares = np.array([(p.macs, p.bytes_moved, 1.0) for p in primitives])
     size = (shares / np.maximum(shares.mean(axis=0), 1e-12)).mean(axis=1)
     table = low_rank(np.concatenate([points, np.array(flags)], axis=1) / length) * size[:, None]
-    padded = np.vstack([table, np.zeros(table.shape[1])])
+    padded = with_nothing(table)
     return additive(space, [(factor.genes, padded[factor.blocks].sum(axis=1)) for factor in factors(space)])
 
 

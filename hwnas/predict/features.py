@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.spaces import Primitive, SearchSpace
+from hwnas.spaces.base import with_nothing
 from hwnas.spaces.ops import Activation, Add, AvgPool, Conv, GlobalAvgPool, Linear, Mul, Shape
 from hwnas.spaces.primitive import Node
 
@@ -188,7 +189,7 @@ def physical_features(space: SearchSpace, costs: Array | None = None) -> Additiv
     """
     quantities = _quantities(space)
     cost = np.zeros((len(quantities), 1)) if costs is None else np.nan_to_num(costs)[:, None]
-    whole = np.vstack([np.concatenate([quantities, cost], axis=1), np.zeros(quantities.shape[1] + 1)])
+    whole = with_nothing(np.concatenate([quantities, cost], axis=1))
     staged = np.concatenate([whole[:, : len(STAGE_QUANTITIES)], whole[:, -1:]], axis=1)
     stage = slot_stages(space)
     tables = []
@@ -293,6 +294,5 @@ def block_sequence(space: SearchSpace, costs: Array | None, population: NDArray[
     features = configuration(space)
     extra = np.ones((len(features), 1)) if costs is None else np.stack([np.ones(len(features)), costs], axis=1)
     table = np.concatenate([features, extra], axis=1).astype(np.float32)
-    padded = np.vstack([table, np.zeros((1, table.shape[1]), dtype=np.float32)])
-    sequence: NDArray[np.float32] = padded[space.blocks(population)]
+    sequence: NDArray[np.float32] = with_nothing(table)[space.blocks(population)]
     return sequence

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from hwnas.core.errors import InputError
-from hwnas.predict.base import Array, Arrays, Predictor, register
+from hwnas.predict.base import Array, Arrays, Predictor, predictors
 from hwnas.predict.features import in_chunks
 from hwnas.predict.kernels import KERNELS, Viewer, grams
 from hwnas.predict.likelihood import Factor, factor, left_out, mixture, negative_likelihood, triangles
@@ -35,7 +35,7 @@ LEAST_SIZE = 0.05
 FEW_TO_REFIT = 250
 
 
-@register("gp")
+@predictors.register("gp")
 class GaussianProcess(Predictor):
     """Additive in blocks and choices, with their pairs, and smooth in what the network does; for thousands of rows."""
 

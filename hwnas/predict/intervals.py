@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from hwnas.predict.metrics import interval_scores
 
@@ -75,7 +75,7 @@ class Calibration:
         if rank <= n:
             return float(self.residuals[rank - 1])
         spread = float(np.sqrt(np.mean(self.residuals**2)))
-        return max(float(self.residuals[-1]), spread * float(stats.t.ppf((1 + coverage) / 2, max(n - 1, 1))))
+        return max(float(self.residuals[-1]), spread * float(stdtrit(max(n - 1, 1), (1 + coverage) / 2)))
 
     def interval(self, predicted: Array, coverage: float) -> tuple[Array, Array]:
         """Ends of the interval around each prediction, (n,) each."""

@@ -7,12 +7,12 @@ from abc import abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predict.base import Array, Arrays, Predictor, register
+from hwnas.predict.base import Array, Arrays, Predictor, predictors
 from hwnas.predict.features import choice_features, in_chunks, physical_features
 from hwnas.predict.regression import Ridge
 
 
-@register("sum")
+@predictors.register("sum")
 class Sum(Predictor):
     """The sum of the blocks' costs in the table. Fits nothing; fails where a cost is missing."""
 
@@ -59,7 +59,7 @@ class _LeastSquares(Predictor):
         self.coefficients = state["coefficients"]
 
 
-@register("linear1")
+@predictors.register("linear1")
 class Linear1(_LeastSquares):
     """Linear in the sum of the blocks' costs."""
 
@@ -69,7 +69,7 @@ class Linear1(_LeastSquares):
         return self.block_sum(genotypes)[:, None]
 
 
-@register("linear2")
+@predictors.register("linear2")
 class Linear2(_LeastSquares):
     """Linear in the sum of the blocks' costs and the number of searchable blocks that run."""
 
@@ -80,7 +80,7 @@ class Linear2(_LeastSquares):
         return np.stack([self.block_sum(genotypes), running], axis=1)
 
 
-@register("flops")
+@predictors.register("flops")
 class Flops(_LeastSquares):
     """Linear in the multiply-accumulates: the baseline that every model has to beat."""
 
@@ -113,7 +113,7 @@ class _RidgeBase(Predictor):
         self.ridge = Ridge.from_arrays(state)
 
 
-@register("ridge")
+@predictors.register("ridge")
 class AdditiveRidge(_RidgeBase):
     """Additive over the choices of genes and blocks: a cost table fitted to whole networks."""
 
@@ -121,7 +121,7 @@ class AdditiveRidge(_RidgeBase):
         return choice_features(self.space)(genotypes)
 
 
-@register("physical")
+@predictors.register("physical")
 class PhysicalRidge(_RidgeBase):
     """Additive over what the blocks do (MACs, bytes, operations by kind and by stage), and their costs if known."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from hwnas.core.errors import InputError
 
@@ -32,6 +31,8 @@ def score(name: str, measured: ArrayLike, predicted: ArrayLike) -> float:
     if name in ("kendall", "spearman"):
         if len(y) < 2 or np.ptp(p) == 0 or np.ptp(y) == 0:
             return 0.0
+        from scipy import stats  # slow to import
+
         return float((stats.kendalltau if name == "kendall" else stats.spearmanr)(y, p).statistic)
     errors = relative_errors(y, p)
     if not len(errors):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predict.base import Array, Arrays, Predictor, register
+from hwnas.core.errors import InputError
+from hwnas.core.threads import torch_threads
+from hwnas.predict.base import Array, Arrays, Predictor, predictors
 from hwnas.predict.features import CHUNK, block_sequence, configuration
+from hwnas.spaces.base import with_nothing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,19 +23,7 @@ Floats = NDArray[np.float32]
 BATCH = 64
 WEIGHT_DECAY = 1e-3
 LSTM_CHUNK = 4096
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Small networks train no faster on several threads, and many times slower where the processor is shared."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+LOSSES = {"l2": "mse_loss", "l1": "smooth_l1_loss"}
 
 
 class _Neural(Predictor):
@@ -54,6 +44,8 @@ class _Neural(Predictor):
     def _forward_pass(self, inputs: Floats) -> Floats: ...
 
     def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+        if self.loss not in LOSSES:
+            raise InputError(f"loss is {self.loss!r}, expected one of {', '.join(LOSSES)}")
         raw = self._inputs(genotypes)
         flat = raw.reshape(-1, raw.shape[-1])
         self.mean, self.spread = flat.mean(axis=0), flat.std(axis=0)
@@ -64,16 +56,14 @@ class _Neural(Predictor):
     def _train(self, inputs: Floats, target: Array) -> dict[str, Floats]:
         import torch
 
-        with torch.random.fork_rng(devices=[]), one_thread():
+        # Small networks train no faster on several threads, and many times slower where the processor is shared.
+        with torch.random.fork_rng(devices=[]), torch_threads(1):
             torch.manual_seed(self.seed)
             module = self._module(inputs.shape[-1])
             x, y = torch.from_numpy(inputs.astype(np.float32)), torch.from_numpy(target.astype(np.float32))
             optimiser = torch.optim.AdamW(module.parameters(), self.rate, weight_decay=WEIGHT_DECAY)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=self.steps)
-            error: Callable[[Tensor, Tensor], Tensor] = {
-                "l2": torch.nn.functional.mse_loss,
-                "l1": torch.nn.functional.smooth_l1_loss,
-            }[self.loss]
+            error: Callable[[Tensor, Tensor], Tensor] = getattr(torch.nn.functional, LOSSES[self.loss])
             order = torch.randperm(len(y))
             for step in range(self.steps):
                 start = step * BATCH % len(y)
@@ -107,7 +97,7 @@ class _Neural(Predictor):
         }
 
 
-@register("mlp")
+@predictors.register("mlp")
 class Mlp(_Neural):
     """Perceptron with two hidden layers and a linear path beside them.
 
@@ -131,16 +121,10 @@ class Mlp(_Neural):
     def _inputs(self, genotypes: NDArray[np.int16]) -> Floats:
         if self.costs is not None:
             self.block_sum(genotypes)
-            padded = np.append(self.costs, 0.0).astype(np.float32)
-            inputs: Floats = padded[self.space.blocks(genotypes)]
-        else:
-            inputs = self._configurations(genotypes)
+        features = configuration(self.space) if self.costs is None else self.costs[:, None]
+        inputs: Floats = with_nothing(features.astype(np.float32))[self.space.blocks(genotypes)]
+        inputs = inputs.reshape(len(genotypes), len(self.space.slots) * features.shape[1])
         return inputs if self._kept is None else inputs[:, self._kept]
-
-    def _configurations(self, genotypes: NDArray[np.int16]) -> Floats:
-        features = configuration(self.space).astype(np.float32)
-        padded = np.vstack([features, np.zeros((1, features.shape[1]), dtype=np.float32)])
-        return padded[self.space.blocks(genotypes)].reshape(len(genotypes), len(self.space.slots) * features.shape[1])
 
     def _module(self, inputs: int) -> nn.Module:
         import torch
@@ -175,7 +159,7 @@ class Mlp(_Neural):
         self._kept = state["kept"]
 
 
-@register("lstm")
+@predictors.register("lstm")
 class Lstm(_Neural):
     """One step a block: its configuration, and its cost where a table is given.
 

@@ -37,10 +37,10 @@ class Ridge:
         """Fit standardised columns; `tukey` starts from `l1`, both by iteratively reweighted least squares."""
         if loss not in LOSSES:
             raise InputError(f"loss is {loss!r}, expected one of {', '.join(LOSSES)}")
-        model, _ = _weighted(x, y, np.ones(len(y)))
+        model = _weighted(x, y, np.ones(len(y)))
         for stage in {"l2": (), "l1": ("l1",), "tukey": ("l1", "tukey")}[loss]:
             for _ in range(ROUNDS):
-                model, _ = _weighted(x, y, robust_weights(y - model.predict(x), stage))
+                model = _weighted(x, y, robust_weights(y - model.predict(x), stage))
         return model
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -59,13 +59,8 @@ def robust_weights(residuals: Array, loss: str) -> Array:
     return np.asarray(np.maximum(1.0 - (residuals / (TUKEY_REACH * sigma)) ** 2, 0.0) ** 2 + 1e-6)
 
 
-def leave_one_out(x: Array, y: Array) -> Array:
-    """Predictions, (n,), of each row by the ridge fitted without it (its penalty apart, which all rows chose)."""
-    return _weighted(x, y, np.ones(len(y)))[1]
-
-
-def _weighted(x: Array, y: Array, weights: Array) -> tuple[Ridge, Array]:
-    """The ridge of least weighted leave-one-out error, and its leave-one-out predictions."""
+def _weighted(x: Array, y: Array, weights: Array) -> Ridge:
+    """The ridge of least weighted leave-one-out error."""
     weights = weights / weights.mean()
     root = np.sqrt(weights)[:, None]
     mean, offset = np.average(x, axis=0, weights=weights), float(np.average(y, weights=weights))
@@ -77,18 +72,17 @@ def _weighted(x: Array, y: Array, weights: Array) -> tuple[Ridge, Array]:
     u, s, vt = _thin_svd(z)
     projected = u.T @ target
     centred = root[:, 0] / np.sqrt(len(y))
-    best, error, left_out = PENALTIES[-1] * len(y), np.inf, np.zeros(len(y))
+    best, error = PENALTIES[-1] * len(y), np.inf
     for penalty in PENALTIES * len(y):
         shrink = s**2 / (s**2 + penalty)
         leverage = np.minimum((u**2) @ shrink + centred**2, 1 - 1e-9)
         residual = (target - u @ (shrink * projected)) / (1 - leverage)
         mean_square = float(np.mean(residual**2))
         if mean_square < error:
-            best, error, left_out = penalty, mean_square, residual
+            best, error = penalty, mean_square
     coefficients = np.zeros(x.shape[1])
     coefficients[kept] = (vt.T @ (s / (s**2 + best) * projected)) / scale[kept]
-    model = Ridge(coefficients, offset - float(mean @ coefficients))
-    return model, y - left_out / root[:, 0]
+    return Ridge(coefficients, offset - float(mean @ coefficients))
 
 
 def _thin_svd(z: Array) -> tuple[Array, Array, Array]:

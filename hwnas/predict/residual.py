@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError
-from hwnas.predict.base import Array, Arrays, Predictor, predictors, register
+from hwnas.predict.base import Array, Arrays, Predictor, predictors
 from hwnas.predict.intervals import FOLDS, folds_of, genotype_groups
 
 GENTLE = {"rounds": 200, "rate": 0.03, "leaves": 6, "power": 0.0}
@@ -32,7 +32,7 @@ def under(prefix: str, arrays: Arrays) -> Arrays:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-@register("residual")
+@predictors.register("residual")
 class Residual(Predictor):
     """A base model, and a second model of what the base leaves of rows that it has not seen."""
 
@@ -77,7 +77,7 @@ class Residual(Predictor):
         self.rest._restore(under("rest.", state))
 
 
-@register("ensemble")
+@predictors.register("ensemble")
 class Ensemble(Predictor):
     """A weighted mean of members."""
 

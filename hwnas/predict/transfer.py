@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 
+from hwnas.core.columns import column_names, read_columns
 from hwnas.core.errors import InputError
 from hwnas.core.progress import progress
 from hwnas.core.units import THROUGHPUT, quantity_of
-from hwnas.predict.base import Array, Arrays, Predictor, register
-from hwnas.predict.data import column_names, parse_archs, read_columns
+from hwnas.predict.base import Array, Arrays, Predictor, predictors
+from hwnas.predict.data import parse_archs
 from hwnas.predict.features import in_chunks
 from hwnas.predict.gp import LEAST, LEAST_SIZE, MOST, GaussianProcess
 from hwnas.predict.kernels import Kernel, Views, grams
@@ -115,7 +116,7 @@ class SourceCosts:
         return self.model._predict(genotypes)
 
 
-@register("transfer")
+@predictors.register("transfer")
 class Transfer(Predictor):
     """Gaussian process on other devices' predicted costs and on the network itself; give it `learn_sources` first."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 Array = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ class Warp:
     def fit(cls, y: Array) -> Warp:
         """The warp of `y` (n,), of which not all are equal."""
         levels = (np.arange(min(KNOTS, len(y))) + 0.5) / min(KNOTS, len(y))
-        values, normal = np.quantile(y, levels), norm.ppf(levels)
+        values, normal = np.quantile(y, levels), ndtri(levels)
         values = np.maximum.accumulate(values) + SEPARATION * (y.std() or 1.0) * np.arange(len(levels))
         tail = max(1, int(TAIL * len(levels)))
         low, high = ((values[b] - values[a]) / (normal[b] - normal[a]) for a, b in ((0, tail), (-1 - tail, -1)))

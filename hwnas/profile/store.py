@@ -111,7 +111,6 @@ class Store:
     def __init__(self, path: str | Path, read_only: bool = False) -> None:
         self.path = Path(path)
         self.holder = uuid.uuid4().hex
-        self._environments: dict[str, int] = {}
         with self._errors():
             self._db = self._connect(read_only)
         try:

@@ -14,6 +14,7 @@ from hwnas.core.files import read_json
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.core.units import quantity_of
+from hwnas.fpga.sim_run import KIND as SIMULATED_RUN
 from hwnas.predict.store import read_document
 from hwnas.profile.run import Run
 from hwnas.report import figures
@@ -82,9 +83,10 @@ def _read(kind: str, path: Path) -> Document:
         return Result.load(path.parent).to_json()
     if kind == "model":
         return read_document(path.parent)
-    if kind == "run":
+    document = read_json(path)
+    if kind == "run" and document.get("kind") != SIMULATED_RUN:
         Run.load(path.parent)
-    return read_json(path)
+    return document
 
 
 def _certificates(searches: Mapping[Path, Document]) -> Iterator[Section]:
@@ -175,8 +177,9 @@ def _tables(runs: Mapping[Path, Document]) -> Iterator[Section]:
             continue
         table = CostTable.load(folder / "table.csv")
         for metric in table.metrics:
-            steady = sum(row[metric].verdict == "steady" for row in table.rows.values())
-            text = f"{len(table.rows)} primitives on {table.target}; {steady} measured steadily. Darker takes longer."
+            verdicts = Counter(row[metric].verdict for row in table.rows.values() if metric in row)
+            counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+            text = f"Primitives on {table.target}: {counts}. Darker takes longer."
             yield Section(f"table-{_slug(folder.name)}-{_slug(metric)}", f"The table: {metric}", text,
                           figures.table_heatmap(table, metric))  # fmt: skip
 

@@ -6,7 +6,8 @@ from hwnas.search.oneshot import one_shot_search
 from hwnas.search.problem import Constraint, Problem, make_problem
 from hwnas.search.result import Candidate, Result
 from hwnas.search.run import search, solve
-from hwnas.search.sources import Source, accuracy_source, cost_sources, sources
+from hwnas.search.source import Source
+from hwnas.search.sources import accuracy_source, cost_sources, sources
 from hwnas.search.verify import Certificate, verify
 
 __all__ = [

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hwnas.spaces import SearchSpace
-from hwnas.spaces.base import Slot
+from hwnas.spaces.base import with_nothing
 
 LARGEST_FACTOR = 10_000_000
 LARGEST_LOOKUP = 4096
@@ -54,8 +54,9 @@ class Additive:
     @classmethod
     def of_primitives(cls, space: SearchSpace, values: ArrayLike, unit: float = 1.0) -> Additive:
         """The sum over the blocks that run of `values`, one a primitive of `space`, shape (P,)."""
-        padded = np.append(np.asarray(values, dtype=np.float64), 0.0)
-        return cls((Factor.of(slot.genes, padded[table]) for slot, table in slot_tables(space)), unit)
+        padded = with_nothing(np.asarray(values, dtype=np.float64))
+        slots = zip(space.slots, space.tables, strict=True)
+        return cls((Factor.of(slot.genes, padded[table]) for slot, table in slots), unit)
 
     def __call__(self, population: NDArray[np.int16]) -> NDArray[np.float64]:
         """Values of a population (n, genes), shape (n,)."""
@@ -86,18 +87,6 @@ class Additive:
             return _eliminate(self.factors, np.min) / self.unit, _eliminate(self.factors, np.max) / self.unit
         except MemoryError:
             return None
-
-
-def slot_tables(space: SearchSpace) -> list[tuple[Slot, NDArray[np.int32]]]:
-    """Each slot and, over the choices of its genes, the index of the primitive that runs (-1: none)."""
-    result = []
-    for position, slot in enumerate(space.slots):
-        shape = tuple(int(space.choices[g]) for g in slot.genes)
-        grid = np.zeros((prod(shape), len(space.genes)), dtype=np.int16)
-        for column, gene in enumerate(slot.genes):
-            grid[:, gene] = np.indices(shape)[column].ravel()
-        result.append((slot, space.blocks(grid)[:, position].reshape(shape)))
-    return result
 
 
 def _fewer(factors: Iterable[Factor]) -> list[Factor]:

@@ -15,7 +15,7 @@ from hwnas.core.units import quantity_of
 from hwnas.search.evaluator import Evaluator, Scored
 from hwnas.search.moves import best, crossover, crowding, mutate, ranks
 from hwnas.search.problem import Problem
-from hwnas.search.sources import Array
+from hwnas.search.source import Array
 
 Algorithm = Callable[[Evaluator], None]
 algorithms: Registry[Algorithm] = Registry("algorithm")

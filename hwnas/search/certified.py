@@ -13,8 +13,8 @@ from hwnas.core.progress import say
 from hwnas.search.additive import Additive, Factor
 from hwnas.search.problem import Problem
 from hwnas.search.result import Candidate, Result
-from hwnas.search.rows import RowHash
-from hwnas.search.sources import Array, Population, Source
+from hwnas.search.rows import RowTable
+from hwnas.search.source import Array, Population, Source
 from hwnas.search.verify import Certificate, certify, claims_of, decisive
 
 MEASURED = 24
@@ -106,27 +106,20 @@ def corrected(source: Source, evidence: Evidence) -> Source:
     The worse end of the interval is taken so that what is found next keeps its budget with the whole of it.
     """
     scale = float(np.median(evidence.worst / evidence.predicted))
-    row_hash = RowHash(evidence.genotypes.shape[1])
-    order = np.argsort(row_hash(evidence.genotypes))
-    hashes, values = row_hash(evidence.genotypes)[order], evidence.measured[order]
-
-    def right(population: Population, predicted: Array) -> Array:
-        wanted = row_hash(population)
-        position = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
-        return np.where(hashes[position] == wanted, values[position], scale * predicted)
+    measured = RowTable(evidence.genotypes, evidence.measured)
 
     def interval(population: Population, coverage: float) -> tuple[Array, Array]:
         assert source.interval is not None
         low, high = source.interval(population, coverage)
-        return right(population, low), right(population, high)
+        return measured(population, scale * low), measured(population, scale * high)
 
     additive = source.additive and Additive(
         (Factor(f.genes, scale * f.values) for f in source.additive.factors), source.additive.unit
     )
     return replace(
         source,
-        predict=lambda population: right(population, source.predict(population)),
+        predict=lambda population: measured(population, scale * source.predict(population)),
         interval=interval if source.interval else None,
         additive=additive,
-        notes={**source.notes, "scale": scale, "measured": len(values)},
+        notes={**source.notes, "scale": scale, "measured": len(measured)},
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwnas.core.progress import Task
 from hwnas.search.problem import Problem
 from hwnas.search.rows import RowHash, RowSet, contains
-from hwnas.search.sources import Array, Population
+from hwnas.search.source import Array, Population
 from hwnas.spaces import SearchSpace
 
 Index = slice | NDArray[np.bool_] | NDArray[np.intp]

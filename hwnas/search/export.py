@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.core.errors import ClaimFailedError
-from hwnas.core.files import write_bytes
-from hwnas.search.joints import build_network
+from hwnas.core.errors import ClaimFailedError, InputError
+from hwnas.core.files import read_json, write_bytes
+from hwnas.search.source import Population, translation
 from hwnas.spaces import SearchSpace, get_space
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3
 SEED = 0
 OPEN_BATCH = 2
+NETWORK, SUPERNET = "network.json", "supernet.json"
+INPUT = (
+    "RGB in [0, 1], channels first; each channel minus hwnas.mean, divided by hwnas.std; the shorter side resized to "
+    "the input's (bicubic or bilinear with a low-pass filter), the centre cut out; output i is the score of "
+    "hwnas.classes[i]"
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ def export(
 ) -> Exported:
     """Export one architecture to ONNX and compare what ONNX Runtime computes with what PyTorch does.
 
+    The model's metadata say which space and architecture it is and, with trained weights, how images are prepared for
+    it (`hwnas.input`, `hwnas.mean`, `hwnas.std`) and what its outputs stand for (`hwnas.classes`).
+
     Args:
         arch: the architecture in the space's notation.
         out: the file to write; None: none is written.
@@ -57,7 +67,7 @@ def export(
     """
     space = get_space(space) if isinstance(space, str) else space
     network = build_network(space, space.parse(arch), supernet)
-    model = network.to_onnx(batch)
+    model = _described(network.to_onnx(batch), {"space": space.spec, "arch": arch, **_input_of(supernet)})
     difference = compare(network, model, batch or OPEN_BATCH)
     if not difference <= TOLERANCE:
         raise ClaimFailedError(
@@ -67,6 +77,44 @@ def export(
     if out is not None:
         write_bytes(out, model)
     return Exported(arch, model, difference)
+
+
+def _input_of(folder: str | Path | None) -> dict[str, str]:
+    """What a network with the weights of `folder` expects and answers, as texts; nothing for untrained weights."""
+    if folder is None:
+        return {}
+    name = NETWORK if (Path(folder) / NETWORK).is_file() else SUPERNET
+    about = read_json(Path(folder) / name, "checkpoint").get("data_set") or {}
+    kept = {key: json.dumps(about[key]) for key in ("mean", "std", "classes") if key in about}
+    return {"input": INPUT, **kept} if kept else {}
+
+
+def _described(model: bytes, properties: dict[str, str]) -> bytes:
+    """The ONNX model with `properties` in its metadata, under names that begin with `hwnas.`."""
+    import onnx
+
+    proto = onnx.load_from_string(model)
+    onnx.helper.set_model_props(proto, {f"hwnas.{key}": value for key, value in properties.items()})
+    return bytes(proto.SerializeToString())
+
+
+def build_network(space: SearchSpace, row: Population, supernet: str | Path | None) -> Network:
+    """A network in PyTorch with the weights of a super-network or of its own training; untrained where `None`.
+
+    Raises `InputError` where the folder holds another network's weights.
+    """
+    if supernet is None:
+        return space.build(row).eval()
+    from hwnas.train import load_network, load_supernet
+
+    if (Path(supernet) / NETWORK).is_file():
+        trained = load_network(supernet, "cpu")
+        if trained.topology != space.graph(row):
+            raise InputError(f"{supernet} holds the weights of another network than {space.format(row)}")
+        return trained
+    opened = load_supernet(supernet)
+    network = opened.extract(translation(space, opened.space, str(supernet))(row[None])[0])
+    return network.cpu().eval()
 
 
 def compare(network: Network, model: bytes, batch: int) -> float:

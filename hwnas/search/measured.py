@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from hwnas.predict import read_measurements
-from hwnas.search.rows import RowHash
-from hwnas.search.sources import Array, Population, Source
+from hwnas.search.rows import RowTable
+from hwnas.search.source import Array, Population, Source
 from hwnas.spaces import SearchSpace
 
 
@@ -16,14 +16,10 @@ def measured_source(path: str, column: str, space: SearchSpace) -> Source:
     Rows without a value are left out. Raises `InputError` for a table or a column that cannot be used.
     """
     data = read_measurements(path, space, column)
-    row_hash = RowHash(len(space.genes))
-    hashes, first, group = np.unique(row_hash(data.population), return_index=True, return_inverse=True)
-    means = np.bincount(group.reshape(-1), data.values) / np.bincount(group.reshape(-1))
+    table = RowTable(data.population, data.values)
 
     def predict(population: Population) -> Array:
-        wanted = row_hash(population)
-        position = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
-        return np.where(hashes[position] == wanted, means[position], np.nan)
+        return table(population, np.nan)
 
-    known = None if len(hashes) == space.size else data.population[np.sort(first)]
-    return Source(f"table:{path}#{column}", column, predict, known=known, notes={"architectures": len(hashes)})
+    known = None if len(table) == space.size else space.distinct(data.population)
+    return Source(f"table:{path}#{column}", column, predict, known=known, notes={"architectures": len(table)})

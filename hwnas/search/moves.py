@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.search.evaluator import Scored
-from hwnas.search.sources import Array, Population
+from hwnas.search.source import Array, Population
 from hwnas.spaces import SearchSpace
 
 

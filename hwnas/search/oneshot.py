@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ import numpy as np
 from hwnas.core.errors import InputError
 from hwnas.core.files import check_folder
 from hwnas.core.progress import is_first_process, say
-from hwnas.search import joints
 from hwnas.search.algorithm import objectives
 from hwnas.search.certified import MEASURED
 from hwnas.search.evaluator import Scored
@@ -24,8 +23,9 @@ from hwnas.search.problem import ACCURACY, Constraint, Problem, make_problem
 from hwnas.search.reach import Range, check_reach, first_feasible, infeasible, reachable
 from hwnas.search.result import Candidate, Result, problem_to_json
 from hwnas.search.run import FINALISTS, candidates, finish
-from hwnas.search.sources import Population, Source
+from hwnas.search.source import Population, Source
 from hwnas.search.subnets import Remembering
+from hwnas.train.expected import ExpectedCost
 
 if TYPE_CHECKING:
     from hwnas.train.choices import Choices
@@ -41,7 +41,7 @@ CHANCE = 0.9
 
 def one_shot_search(
     config: OneShotConfig,
-    costs: str | list[str] | Mapping[str, Source] = (),  # type: ignore[assignment]
+    costs: str | Sequence[str] | Mapping[str, Source] = (),
     *,
     out: str | Path,
     max: Mapping[str, float] | None = None,
@@ -57,6 +57,8 @@ def one_shot_search(
     `hwnas.search.search`. Under torchrun all processes train and the first one alone measures and writes. Raises
     `InfeasibleBudgetError` before any training where no architecture keeps the budgets.
     """
+    from hwnas.train.oneshot import train_one_shot
+
     check_folder(out)
     folder = str(Path(out).resolve())
     problem = make_problem(
@@ -65,7 +67,7 @@ def one_shot_search(
     )  # fmt: skip
     ranges = _check(problem)
     started = time.perf_counter()
-    supernet = joints.train_one_shot(config, _terms(problem, ranges), folder)
+    supernet = train_one_shot(config, _terms(problem, ranges), folder)
     say(f"{config.algorithm}: {_entropy_text(supernet)}")
     exact = Remembering(supernet.accuracy, len(problem.space.genes))
     problem = replace(problem, accuracy=replace(problem.accuracy, predict=exact, asked=exact.asked))
@@ -107,13 +109,17 @@ def _claim(problem: Problem, constraint: Constraint) -> Limit:
 
 
 def _terms(problem: Problem, ranges: Mapping[str, Range]) -> list[CostTerm]:
-    bounds, space = _bounds(problem), problem.space
-    if bounds:
-        return [
-            joints.cost_term(space, c.quantity, _claim(problem, c).cost, ranges[c.quantity][0], c.bound, c.upper)
-            for c in bounds
-        ]
-    return [joints.cost_term(space, name, source.predict, ranges[name][0]) for name, source in problem.costs.items()]
+    """The costs that the training takes into account: those with a bound, or all where none has one."""
+    from hwnas.train.oneshot import CostTerm
+
+    space = problem.space
+    bounded = [
+        CostTerm(c.quantity, ExpectedCost(space, _claim(problem, c).cost), ranges[c.quantity][0], c.bound, c.upper)
+        for c in _bounds(problem)
+    ]
+    return bounded or [
+        CostTerm(name, ExpectedCost(space, source.predict), ranges[name][0]) for name, source in problem.costs.items()
+    ]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hwnas.search.evaluator import Evaluator
 from hwnas.search.moves import best
 from hwnas.search.problem import Constraint, Problem
 from hwnas.search.reach import first_feasible
-from hwnas.search.sources import Array, Population, Source
+from hwnas.search.source import Array, Population, Source
 from hwnas.spaces import SearchSpace
 from hwnas.train.expected import LayerCosts, layer_costs
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hwnas.core.errors import InputError, UnknownNameError
-from hwnas.search.sources import COUNTS, Array, Population, Source, accuracy_source, cost_sources, count
+from hwnas.search.rows import RowHash, contains
+from hwnas.search.source import Array, Population, Source
+from hwnas.search.sources import COUNTS, accuracy_source, cost_sources, count
 from hwnas.spaces import SearchSpace, get_space
 
 ACCURACY = "accuracy"
@@ -84,8 +86,6 @@ class Problem:
 
     def known(self) -> Population | None:
         """The genotypes that every source can answer for; None where that is the whole space."""
-        from hwnas.search.rows import RowHash, contains
-
         row_hash, result = RowHash(len(self.space.genes)), None
         for source in (self.accuracy, *self.costs.values()):
             if source.known is None:
@@ -102,7 +102,7 @@ class Problem:
 def make_problem(
     space: str | SearchSpace,
     accuracy: str | Source,
-    costs: str | list[str] | Mapping[str, Source] = (),  # type: ignore[assignment]
+    costs: str | Sequence[str] | Mapping[str, Source] = (),
     *,
     max: Mapping[str, float] | None = None,
     min: Mapping[str, float] | None = None,

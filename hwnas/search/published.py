@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError
-from hwnas.parse.ofa_lookup import METRIC, NOTE10, note10_key, read_note10
-from hwnas.search.additive import Additive, Factor, slot_tables
-from hwnas.spaces import SearchSpace
+from hwnas.parse.ofa_lookup import METRIC, read_note10
+from hwnas.search.additive import Additive, Factor
+from hwnas.spaces import SearchSpace, get_space
 from hwnas.spaces.ofa import DEPTHS, EXPANSIONS, KERNELS, SLOTS, STAGES
 
+PREDICTED = "ofa-mbv3:width=1.2"
 BLOCKS = STAGES * SLOTS
 PREDICTOR_RESOLUTIONS = tuple(range(112, 225, 16))
 LAYERS = ("0", "2", "4", "6")
 CHUNK = 512
-__all__ = ["METRIC", "NOTE10", "OfaAccuracy", "note10_key", "note10_latency", "read_note10"]
 
 
 class OfaAccuracy:
@@ -29,8 +29,9 @@ class OfaAccuracy:
     """
 
     def __init__(self, path: str | Path, space: SearchSpace) -> None:
-        if space.name != "ofa-mbv3":
-            raise InputError(f"ofa:{path} predicts networks of ofa-mbv3, not of {space.spec}")
+        own = get_space(PREDICTED).options | {"resolution": space.options.get("resolution")}
+        if space.name != "ofa-mbv3" or space.options != own:
+            raise InputError(f"ofa:{path} predicts networks of {PREDICTED} on ImageNet, not of {space.spec}")
         resolutions = space.genes[-1].choices
         unknown = [r for r in resolutions if r not in PREDICTOR_RESOLUTIONS]
         if unknown:
@@ -80,8 +81,7 @@ def _read_layers(path: Path) -> tuple[list[NDArray[np.float32]], list[NDArray[np
     except FileNotFoundError as error:
         raise InputError(f"no accuracy predictor at {path}") from error
     except Exception as error:  # torch raises errors of many unrelated types for a file that is none of its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not Once-for-All's accuracy predictor ({reason[:120]})") from error
+        raise InputError(f"{path}: not Once-for-All's accuracy predictor ({type(error).__name__})") from error
     widths = [2 * BLOCKS * len(KERNELS) + len(PREDICTOR_RESOLUTIONS), *(len(bias) for bias in biases)]
     shapes = list(pairwise(widths))
     if [weight.shape for weight in weights] != shapes or widths[-1] != 1:
@@ -99,7 +99,7 @@ def note10_latency(folder: str | Path, space: SearchSpace) -> Additive:
     if space.name != "ofa-mbv3":
         raise InputError(f"note10:{folder} holds blocks of ofa-mbv3:width=1.2, none of {space.spec}")
     r = len(space.genes) - 1
-    tables = slot_tables(space)
+    tables = list(zip(space.slots, space.tables, strict=True))
     costs = np.full((len(space.genes[r].choices), len(space.primitives()) + 1), np.nan)
     costs[:, -1] = 0.0
     for index, resolution in enumerate(space.genes[r].choices):

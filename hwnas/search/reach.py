@@ -9,7 +9,7 @@ import numpy as np
 from hwnas.core.errors import InfeasibleBudgetError
 from hwnas.search.moves import neighbours
 from hwnas.search.problem import ACCURACY, Problem
-from hwnas.search.sources import Array, Population, Source
+from hwnas.search.source import Array, Population, Source
 from hwnas.spaces import SearchSpace
 
 Range = tuple[float, float]

@@ -83,8 +83,14 @@ class Result:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write `search.json` into a run folder; it is whole or not there."""
-        write_json(Path(folder) / FILE, self.to_json())
+        """Write `search.json` into a run folder; it is whole or not there.
+
+        A super-network in that folder is named relative to it, so that the folder can be moved.
+        """
+        document, supernet = self.to_json(), self.problem["supernet"]
+        if supernet is not None and Path(supernet).is_relative_to(Path(folder).resolve()):
+            document["supernet"] = str(Path(supernet).relative_to(Path(folder).resolve()))
+        write_json(Path(folder) / FILE, document)
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
@@ -95,7 +101,7 @@ class Result:
             raise InputError(f"{path}: not a search of schema {SCHEMA} (kind {values.get('kind')!r})")
         try:
             return cls(
-                {name: values[name] for name in PROBLEM_FIELDS},
+                _problem_from_json(values, Path(folder)),
                 Candidate.from_json(values["best"]),
                 [Candidate.from_json(candidate) for candidate in values["front"]],
                 [(point[0], point[1]) for point in values["history"]],
@@ -107,7 +113,7 @@ class Result:
                 values["notes"],
                 values["accuracy_model"],
             )
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InputError(f"{path}: a damaged search ({type(error).__name__}: {error}); search again") from error
 
     def with_best(self, best: Candidate, notes: Sequence[str] = ()) -> Result:
@@ -130,3 +136,15 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
         "constraints": [constraint_to_json(constraint) for constraint in problem.constraints],
         "confidence": problem.confidence,
     }
+
+
+def _problem_from_json(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The problem of a search in `folder`; raises KeyError, TypeError or ValueError for what is none."""
+    problem = {name: values[name] for name in PROBLEM_FIELDS}
+    for constraint in problem["constraints"]:
+        (bound,) = (constraint[name] for name in ("max", "min") if name in constraint)
+        if not isinstance(bound, int | float) or not isinstance(constraint["quantity"], str):
+            raise TypeError(f"{constraint} is no constraint")
+    if problem["supernet"] is not None:
+        problem["supernet"] = str(folder.resolve() / problem["supernet"])
+    return problem

@@ -6,7 +6,7 @@ Two of n distinct genotypes share a hash with probability about n^2 / 2^65: one 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Population = NDArray[np.int16]
 Hashes = NDArray[np.uint64]
@@ -46,6 +46,24 @@ class RowSet:
         if len(self._young) > YOUNG_SHARE * len(self._old):
             self._old, self._young = _merged(self._old, self._young), self._young[:0]
         return np.sort(first[fresh])
+
+
+class RowTable:
+    """A value for each of some genotypes (n, genes), looked up by their hashes; of equal genotypes the mean counts."""
+
+    def __init__(self, population: Population, values: NDArray[np.float64]) -> None:
+        self._hash = RowHash(population.shape[1])
+        self._hashes, group = np.unique(self._hash(population), return_inverse=True)
+        self._values = np.bincount(group.reshape(-1), values) / np.bincount(group.reshape(-1))
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __call__(self, population: Population, otherwise: ArrayLike) -> NDArray[np.float64]:
+        """Values of a population (n, genes), shape (n,); `otherwise`, (n,) or one, for a genotype that has none."""
+        wanted = self._hash(population)
+        position = np.minimum(np.searchsorted(self._hashes, wanted), len(self) - 1)
+        return np.where(self._hashes[position] == wanted, self._values[position], otherwise)
 
 
 def contains(ordered: Hashes, values: Hashes) -> NDArray[np.bool_]:

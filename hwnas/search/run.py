@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from hwnas.search.moves import best, nondominated
 from hwnas.search.problem import ACCURACY, Constraint, Problem, make_problem
 from hwnas.search.reach import Range, check_reach, first_feasible, infeasible
 from hwnas.search.result import Candidate, Result, problem_to_json
-from hwnas.search.sources import Array, Source
+from hwnas.search.source import Array, Source
 from hwnas.search.verify import save_certificates
 from hwnas.spaces import SearchSpace
 
@@ -32,7 +32,7 @@ ENOUGH = 0.8
 def search(
     space: str | SearchSpace,
     accuracy: str | Source,
-    costs: str | list[str] | Mapping[str, Source] = (),  # type: ignore[assignment]
+    costs: str | Sequence[str] | Mapping[str, Source] = (),
     *,
     max: Mapping[str, float] | None = None,
     min: Mapping[str, float] | None = None,

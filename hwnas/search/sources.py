@@ -6,64 +6,23 @@ path (a predictor's folder, a cost table, a super-network), or as a built-in cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError
 from hwnas.core.registry import Registry
 from hwnas.core.table import CostTable, is_table
 from hwnas.core.target import Target
-from hwnas.core.units import MACS, PARAMS, UNSUPPORTED, Quantity, quantity_of
+from hwnas.core.units import MACS, PARAMS, UNSUPPORTED, Quantity
 from hwnas.search.additive import Additive
+from hwnas.search.source import Source, translation
 from hwnas.spaces import SearchSpace
-
-Array = NDArray[np.float64]
-Population = NDArray[np.int16]
-Interval = Callable[[Population, float], tuple[Array, Array]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """One quantity of every architecture.
-
-    Attributes:
-        text: what the user wrote.
-        column: the name of what is predicted; `quantity` is read from its suffix.
-        predict: canonical population (n, genes) -> values (n,), in the quantity's unit.
-        interval: population and coverage -> ends of the prediction interval, (n,) each; None: it has none.
-        known: the canonical genotypes it can answer for; None: all. For others `predict` gives NaN.
-        additive: the same function as a sum of factors, where it is one.
-        exact: asks what the source was fitted on (a super-network); None: `predict` is all there is.
-        asked: the architectures that `exact` has answered for so far, (n, genes); None: it does not remember.
-        supernet: the folder of the super-network that it asks; None: it asks none.
-        target: the device that a cost is of; None where the notion does not apply.
-        notes: what the report says about it, such as the rank correlation of a fitted accuracy model.
-    """
-
-    text: str
-    column: str
-    predict: Callable[[Population], Array]
-    interval: Interval | None = None
-    known: Population | None = None
-    additive: Additive | None = None
-    exact: Callable[[Population], Array] | None = None
-    asked: Callable[[], Population] | None = None
-    supernet: str | None = None
-    target: Target | None = None
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def quantity(self) -> Quantity:
-        return quantity_of(self.column)
-
 
 Factory = Callable[[str, SearchSpace], list[Source]]
 sources: Registry[Factory] = Registry("source")
+MODEL, SUPERNET = "model.json", "supernet.json"
 COUNTS: dict[str, tuple[Quantity, str]] = {"macs_m": (MACS, "macs"), "params_m": (PARAMS, "parameters")}
 
 
@@ -128,12 +87,10 @@ def additive_source(text: str, column: str, additive: Additive, target: Target |
 
 
 def _open_path(text: str, space: SearchSpace) -> list[Source]:
-    from hwnas.search import joints
-
     path, _, column = text.partition("#")
-    if joints.is_predictor(path):
-        return [joints.predictor_source(path, space)]
-    if joints.is_supernet(path):
+    if (Path(path) / MODEL).is_file():
+        return [predictor_source(path, space)]
+    if (Path(path) / SUPERNET).is_file():
         from hwnas.search.subnets import supernet_source
 
         return [supernet_source(path, space)]
@@ -142,6 +99,23 @@ def _open_path(text: str, space: SearchSpace) -> list[Source]:
     raise InputError(
         f"{path} is no source: expected a predictor's folder (model.json), a cost table (.csv with its .json) "
         "or a super-network's folder"
+    )
+
+
+def predictor_source(folder: str, space: SearchSpace) -> Source:
+    """A saved predictor as a source; raises `InputError` where it is of a space that does not hold `space`."""
+    from hwnas.predict import load_predictor
+    from hwnas.predict.store import read_document
+
+    model = load_predictor(folder)
+    target = read_document(Path(folder)).get("target")
+    move = translation(space, model.space, folder)
+    return Source(
+        folder,
+        model.metric,
+        lambda population: model.predict(move(population)),
+        lambda population, coverage: model.interval(move(population), coverage),
+        target=Target.from_json(target, folder) if target else None,
     )
 
 
@@ -172,7 +146,8 @@ def _ofa(rest: str, space: SearchSpace) -> list[Source]:
 
 @sources.register("note10")
 def _note10(rest: str, space: SearchSpace) -> list[Source]:
-    from hwnas.search.published import METRIC, NOTE10, note10_latency
+    from hwnas.parse.ofa_lookup import METRIC, NOTE10
+    from hwnas.search.published import note10_latency
 
     return [additive_source(f"note10:{rest}", METRIC, note10_latency(rest, space), NOTE10)]
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hwnas.core.progress import say
-from hwnas.search.joints import fitted_accuracy, open_supernet, translation
+from hwnas.predict.auto import choose
+from hwnas.predict.data import Measurements
+from hwnas.predict.intervals import genotype_groups
+from hwnas.predict.metrics import score
 from hwnas.search.rows import RowHash
-from hwnas.search.sources import Array, Population, Source
+from hwnas.search.source import Array, Population, Source, translation
 from hwnas.spaces import SearchSpace
 
 SUB_NETWORKS = 300
@@ -25,24 +30,65 @@ def supernet_source(
 ) -> Source:
     """Accuracy (a fraction) of the sub-networks of a trained super-network.
 
-    Up to `sub_networks` of them, or as many as `seconds` allow, are evaluated; `predict` is a model fitted to those,
-    chosen by cross-validation, whose rank correlation with sub-networks that it did not see is in `notes`. `exact`
-    evaluates the sub-networks themselves. What was evaluated once is remembered.
+    Up to `sub_networks` of them, or as many as `seconds` allow, are evaluated when the first accuracy is asked for;
+    `predict` is a model fitted to those, chosen by cross-validation, whose rank correlation with sub-networks that it
+    did not see is then in `notes`. `exact` evaluates the sub-networks themselves; what was evaluated is remembered.
     """
-    supernet = open_supernet(folder)
+    from hwnas.train import load_supernet
+
+    supernet = load_supernet(folder)
+    if not supernet.about.get("finished"):
+        say(f"{folder}: trained up to step {supernet.about['step']} only; hwnas train-supernet goes on with it")
     move = translation(space, supernet.space, folder)
     exact = Remembering(lambda population: supernet.accuracy(move(population)), len(space.genes))
-    population = spread(space, sub_networks)
-    started = time.monotonic()
-    exact(population[:FEWEST])
-    each = (time.monotonic() - started) / FEWEST
-    done = max(FEWEST, min(len(population), int(seconds / each)))
-    values = exact(population[:done])
-    predict, notes = fitted_accuracy(space, population[:done], values, SEED)
-    if "kendall" in notes:
-        say(f"accuracy model of {len(values)} sub-networks: Kendall tau {notes['kendall']:.2f} on those it did not see")
+    fitted = _Fitted(space, exact, sub_networks, seconds)
     where = str(Path(folder).resolve())
-    return Source(folder, "accuracy", predict, exact=exact, asked=exact.asked, supernet=where, notes=notes)
+    return Source(folder, "accuracy", fitted, exact=exact, asked=exact.asked, supernet=where, notes=fitted.notes)
+
+
+class _Fitted:
+    """An accuracy model of a super-network, fitted when it is first asked."""
+
+    def __init__(self, space: SearchSpace, exact: Remembering, sub_networks: int, seconds: float) -> None:
+        self.notes: dict[str, Any] = {}
+        self._space, self._exact, self._sub_networks, self._seconds = space, exact, sub_networks, seconds
+
+    def __call__(self, population: Population) -> Array:
+        return self._predict(population)
+
+    @cached_property
+    def _predict(self) -> Callable[[Population], Array]:
+        population = spread(self._space, self._sub_networks)
+        started = time.monotonic()
+        self._exact(population[:FEWEST])
+        each = (time.monotonic() - started) / FEWEST
+        done = max(FEWEST, min(len(population), int(self._seconds / each)))
+        predict, notes = fitted_accuracy(self._space, population[:done], self._exact(population[:done]), SEED)
+        self.notes.update(notes)
+        if "kendall" in notes:
+            say(f"accuracy model of {done} sub-networks: Kendall tau {notes['kendall']:.2f} on those it did not see")
+        return predict
+
+
+def fitted_accuracy(
+    space: SearchSpace, population: Population, values: Array, seed: int
+) -> tuple[Callable[[Population], Array], dict[str, Any]]:
+    """An accuracy model fitted to evaluated sub-networks, and how well it ranks those that it did not see.
+
+    A kind is chosen by cross-validation; where the values leave nothing to learn, the model is their mean.
+    """
+    if len(values) < 2 or np.ptp(values) == 0:
+        mean = float(values.mean())
+        return lambda genotypes: np.full(len(genotypes), mean), {"sub_networks": len(values), "model": "mean"}
+    data = Measurements(space, "accuracy", population, values, genotype_groups(population))
+    choice = choose(data, None, "kendall", seed)
+    notes = {
+        "sub_networks": len(values),
+        "model": choice.model.name,
+        "kendall": score("kendall", values, choice.predicted),
+        "spearman": score("spearman", values, choice.predicted),
+    }
+    return lambda genotypes: choice.model.predict(genotypes, extrapolate=True), notes
 
 
 def spread(space: SearchSpace, n: int) -> Population:

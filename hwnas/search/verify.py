@@ -13,7 +13,7 @@ from hwnas.core.errors import InputError, UnavailableError
 from hwnas.core.files import write_json
 from hwnas.core.target import Target
 from hwnas.core.units import LATENCY, THROUGHPUT, quantity_of
-from hwnas.search import joints
+from hwnas.search import local
 from hwnas.search.export import Exported, export
 from hwnas.search.result import Candidate, Result
 from hwnas.search.sources import COUNTS, count
@@ -182,7 +182,7 @@ def _certify_on(
 ) -> list[Certificate]:
     timed = [claim for claim in claims if _quantity(claim) in (LATENCY, THROUGHPUT)]
     try:
-        settings = joints.local_settings(target)
+        settings = local.local_settings(target)
     except UnavailableError as error:
         return [_unmeasured(claim, str(error)) for claim in claims]
     if target is None or not timed:
@@ -190,8 +190,8 @@ def _certify_on(
     exported = {claim.network: claim.export(target.batch) for claim in timed}
     models = {network: each.model for network, each in exported.items()}
     networks = {claim.network: (claim.space, claim.arch) for claim in timed}
-    measured = joints.measure_latencies(models, networks, target, settings, store, seed)
-    environment = joints.environment(settings)
+    measured = local.measure_latencies(models, networks, target, settings, store, seed)
+    environment = local.environment(settings)
     return [
         _decide(claim, target, measured[claim.network], exported[claim.network].difference, environment)
         if claim in timed

@@ -47,6 +47,11 @@ class Gene:
     choices: tuple[Any, ...]
     active: tuple[int, int] | None = None
 
+    @property
+    def field(self) -> str:
+        """The name without its number: `ks` of `ks[3]`."""
+        return self.name.partition("[")[0]
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -211,6 +216,11 @@ class SearchSpace(ABC):
             tables.append(np.array(entries, dtype=np.int32).reshape(shape))
         return tuple(index), tables
 
+    @property
+    def tables(self) -> list[NDArray[np.int32]]:
+        """For each slot, over the choices of its genes, the index into `primitives()` of what runs, -1 for nothing."""
+        return self._catalogue[1]
+
     def primitives(self) -> tuple[Primitive, ...]:
         """Every primitive that some architecture of the space runs, in a fixed order."""
         return self._catalogue[0]
@@ -222,7 +232,7 @@ class SearchSpace(ABC):
         for start in range(0, len(array), CHUNK):
             part = slice(start, start + CHUNK)
             columns = np.ascontiguousarray(array[part].T, dtype=np.intp)
-            for position, (slot, table) in enumerate(zip(self.slots, self._catalogue[1], strict=True)):
+            for position, (slot, table) in enumerate(zip(self.slots, self.tables, strict=True)):
                 result[part, position] = table[tuple(columns[g] for g in slot.genes)]
         return result
 
@@ -233,9 +243,8 @@ class SearchSpace(ABC):
 
     def total(self, per_primitive: ArrayLike, population: ArrayLike) -> NDArray[np.float64]:
         """Sum over the blocks that run of a value a primitive, shape (n,): the additive model and every count."""
-        padded = np.append(np.asarray(per_primitive, dtype=np.float64), 0.0)
-        result: NDArray[np.float64] = padded[self.blocks(population)].sum(axis=1)
-        return result
+        values = with_nothing(np.asarray(per_primitive, dtype=np.float64))
+        return np.asarray(values[self.blocks(population)].sum(axis=1))
 
     def macs(self, population: ArrayLike) -> NDArray[np.float64]:
         """Multiply-accumulates of each architecture for one image, shape (n,)."""
@@ -275,8 +284,15 @@ class SearchSpace(ABC):
 
 
 spaces: Registry[type[SearchSpace]] = Registry(
-    "space", tuple(f"hwnas.spaces.{module}" for module in ("ofa", "fbnet", "nasbench201", "nasbench_macro", "mnasnet"))
+    "space", tuple(f"hwnas.spaces.{module}" for module in ("ofa", "fbnet", "nasbench201", "nasbench_macro", "mnasnet")),
+    named=True,
 )
+
+
+def with_nothing(values: ArrayLike, nothing: float = 0.0) -> NDArray[Any]:
+    """`values` of primitives, (P, ...), and a last row of `nothing`, which the index -1 of an empty slot finds."""
+    array = np.asarray(values)
+    return np.concatenate([array, np.full((1, *array.shape[1:]), nothing, dtype=array.dtype)])
 
 
 def option_defaults(space: type[SearchSpace]) -> dict[str, Option]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property, partial
 
-from numpy.typing import ArrayLike
-
-from hwnas.spaces.base import Gene, SearchSpace, Slot, spaces
+from hwnas.spaces.base import Gene, Slot, spaces
 from hwnas.spaces.mobile import conv, div8, linear, mbconv, pool, strided
-from hwnas.spaces.notation import Layout, read_json_row, write_json_row
+from hwnas.spaces.notation import JsonSpace, Layout
 from hwnas.spaces.primitive import Primitive
 
 OPERATIONS = ("k3_e1", "k3_e1_g2", "k3_e3", "k3_e6", "k5_e1", "k5_e1_g2", "k5_e3", "k5_e6", "skip")
@@ -20,13 +17,11 @@ STRIDES = {"imagenet": (1, 2, 2, 2, 1, 2, 1), "cifar": (1, 1, 2, 2, 1, 2, 1)}
 
 
 @spaces.register("fbnet")
-class FBNet(SearchSpace):
+class FBNet(JsonSpace):
     """22 layers, nine choices each: kernel, expansion, groups, or to skip the layer.
 
     `width` scales the channels of stem and layers, rounded to multiples of 8; the head keeps its own.
     """
-
-    name = "fbnet"
 
     def __init__(
         self,
@@ -57,12 +52,6 @@ class FBNet(SearchSpace):
     @cached_property
     def layout(self) -> Layout:
         return {"ops": list(range(sum(LAYERS)))}
-
-    def parse_row(self, text: str) -> Sequence[int]:
-        return read_json_row(self, self.layout, text)
-
-    def format(self, row: ArrayLike) -> str:
-        return write_json_row(self, self.layout, row)
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:

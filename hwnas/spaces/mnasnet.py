@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property, partial
 
-from numpy.typing import ArrayLike
-
-from hwnas.spaces.base import Gene, SearchSpace, Slot, spaces
+from hwnas.spaces.base import Gene, Slot, spaces
 from hwnas.spaces.mobile import conv, linear, mbconv, pool, strided
-from hwnas.spaces.notation import Layout, read_json_row, write_json_row
+from hwnas.spaces.notation import JsonSpace, Layout
 from hwnas.spaces.primitive import Primitive
 
 CHANNELS = (32, 16, 24, 40, 80, 112, 192, 320)
@@ -23,13 +20,11 @@ SIXTH_BLOCK_LAYERS = (1, 2, 3, 4)
 
 
 @spaces.register("mnasnet")
-class MnasNet(SearchSpace):
+class MnasNet(JsonSpace):
     """Seven blocks; expansion, kernel, number of layers and squeeze-excite chosen for each.
 
     `act` is the deployed form's ReLU with a hard-sigmoid gate, or `swish` with a sigmoid gate, as trained elsewhere.
     """
-
-    name = "mnasnet"
 
     def __init__(self, act: str = "relu", resolution: int = 224, num_classes: int = 1000) -> None:
         super().__init__(act=act, resolution=resolution, num_classes=num_classes)
@@ -53,12 +48,6 @@ class MnasNet(SearchSpace):
     @cached_property
     def layout(self) -> Layout:
         return {name: list(range(i * BLOCKS, (i + 1) * BLOCKS)) for i, name in enumerate(("e", "k", "l", "se"))}
-
-    def parse_row(self, text: str) -> Sequence[int]:
-        return read_json_row(self, self.layout, text)
-
-    def format(self, row: ArrayLike) -> str:
-        return write_json_row(self, self.layout, row)
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:

@@ -68,3 +68,10 @@ class Network(nn.Module):
     def to_onnx(self, batch: int | None = 1) -> bytes:
         """The network with its present weights as a serialised ONNX model; `batch=None` leaves the batch open."""
         return self.topology.to_onnx(batch, [block.arrays() for block in self.blocks])  # type: ignore[operator]
+
+
+def channels_last(module: nn.Module) -> None:
+    """Reorder the weights of convolutions in place, as channels-last images want them."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -30,8 +30,6 @@ class NasBench201(SearchSpace):
     measurements; a node sums what its edges bring, and is zeros where they bring nothing.
     """
 
-    name = "nasbench201"
-
     def __init__(self, resolution: int = 32, num_classes: int = 10) -> None:
         super().__init__(resolution=resolution, num_classes=num_classes)
         if resolution < 8 or num_classes < 1:

@@ -23,8 +23,6 @@ OPERATIONS = ("identity", "mb3_k3", "mb6_k5")
 class NasBenchMacro(SearchSpace):
     """Eight layers, each the identity, an MBConv of expansion 3 and kernel 3, or one of expansion 6 and kernel 5."""
 
-    name = "nasbench-macro"
-
     def __init__(self, resolution: int = 32, num_classes: int = 10) -> None:
         super().__init__(resolution=resolution, num_classes=num_classes)
         if resolution < 8 or num_classes < 1:

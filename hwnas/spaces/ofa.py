@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import ClassVar
 
-from numpy.typing import ArrayLike
-
-from hwnas.spaces.base import Gene, SearchSpace, Slot, spaces
+from hwnas.spaces.base import Gene, Slot, spaces
 from hwnas.spaces.mobile import conv, div8, linear, mbconv, pool, strided
-from hwnas.spaces.notation import Layout, read_json_row, write_json_row
+from hwnas.spaces.notation import JsonSpace, Layout
 from hwnas.spaces.primitive import Primitive
 
 KERNELS = (3, 5, 7)
@@ -25,7 +23,7 @@ STRIDES = {"imagenet": (2, 2, 2, 1, 2), "cifar": (1, 2, 2, 1, 2)}
 CIFAR_RESOLUTIONS = (32,)
 
 
-class OnceForAll(SearchSpace):
+class OnceForAll(JsonSpace):
     """Five stages of two to four MBConvs; kernel and expansion chosen for each block, depth for each stage.
 
     Genes: kernel of each of 20 slots, expansion of each, depth of each stage, resolution. `variant=cifar` is hwnas's
@@ -77,12 +75,9 @@ class OnceForAll(SearchSpace):
             "r": 2 * n + STAGES,
         }
 
-    def parse_row(self, text: str) -> Sequence[int]:
-        default = {"r": self.resolutions[0]} if len(self.resolutions) == 1 else {}
-        return read_json_row(self, self.layout, text, default)
-
-    def format(self, row: ArrayLike) -> str:
-        return write_json_row(self, self.layout, row)
+    @property
+    def defaults(self) -> Mapping[str, int]:
+        return {"r": self.resolutions[0]} if len(self.resolutions) == 1 else {}
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
@@ -129,7 +124,6 @@ class OnceForAll(SearchSpace):
 class OfaMobileNetV3(OnceForAll):
     """Once-for-All's MobileNetV3 space."""
 
-    name = "ofa-mbv3"
     stem_act = "h_swish"
     first_act = "relu"
     stage_acts = ("relu", "relu", "h_swish", "h_swish", "h_swish")
@@ -163,7 +157,6 @@ class OfaMobileNetV3(OnceForAll):
 class OfaMobileNetV2(OnceForAll):
     """Once-for-All's ProxylessNAS-like space on MobileNetV2's widths, the one of aw_nas's experiments."""
 
-    name = "ofa-mbv2"
     stem_act = first_act = "relu6"
     stage_acts = ("relu6",) * STAGES
     bn_eps = 1e-3

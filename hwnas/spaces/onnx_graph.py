@@ -1,8 +1,9 @@
-"""Assembles ONNX models from nodes, without PyTorch and in milliseconds."""
+"""Reads ONNX models, and assembles them from nodes, without PyTorch and in milliseconds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,31 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from hwnas.core.errors import InputError
+
 OPSET = 17
 IR_VERSION = 8
+
+
+def load_model(model: str | Path | bytes | onnx.ModelProto, external_data: bool = True) -> onnx.ModelProto:
+    """An ONNX model from a file, its bytes, or as it is; raises `InputError` where it is unreadable or empty."""
+    if isinstance(model, onnx.ModelProto):
+        return model
+    where = "the model" if isinstance(model, bytes) else str(model)
+    try:
+        if isinstance(model, bytes):
+            proto = onnx.load_from_string(model)
+        else:
+            proto = onnx.load(model, load_external_data=external_data)
+    except FileNotFoundError as error:
+        missing = f"no ONNX model at {where}" if not Path(where).is_file() else f"{where}: a file it names is missing"
+        raise InputError(missing) from error
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{where}: not readable as an ONNX model ({reason})") from error
+    if not proto.graph.node:
+        raise InputError(f"{where}: not readable as an ONNX model (it has no operations)")
+    return proto
 
 
 class OnnxGraph:

@@ -19,6 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from hwnas.core.errors import InputError
+from hwnas.spaces.onnx_graph import load_model
 from hwnas.spaces.ops import Shape
 
 COMMUTATIVE = ("Add", "Mul")
@@ -83,15 +84,12 @@ class Steps:
 
 def load_steps(path: str | Path) -> Steps:
     """The canonical form of the model in the file `path`; raises `InputError` where it is none, or has open shapes."""
-    try:
-        model = onnx.load(path, load_external_data=False)
-        if not model.graph.node:
-            raise ValueError("it has no operations")
-        model = onnx.inliner.inline_local_functions(model) if model.functions else model
-    except FileNotFoundError as error:
-        raise InputError(f"no ONNX model at {path}") from error
-    except Exception as error:
-        raise InputError(f"{path}: not readable as an ONNX model ({str(error).strip().splitlines()[0]})") from error
+    model = load_model(path, external_data=False)
+    if model.functions:
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except Exception as error:
+            raise InputError(f"{path}: its functions cannot be put in place ({error})") from error
     return read_steps(model, str(path))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,21 +70,22 @@ def augment(x: Tensor, resolution: int, how: Augmentation, generator: torch.Gene
 
 
 def randaugment(pixels: Tensor, operations: int, seed: int) -> Tensor:
-    """RandAugment (Cubuk et al., 2020) of uint8 images (n, H, W, 3), drawn anew for every few of them.
-
-    Raises `UnavailableError` where torchvision is not installed, or not the one that goes with this PyTorch.
-    """
-    try:
-        transforms = import_module("torchvision.transforms.v2")
-    except (ImportError, RuntimeError) as error:
-        raise UnavailableError(
-            f"randaugment needs the torchvision that goes with PyTorch {torch.__version__}: pip install torchvision"
-        ) from error
-    vary = transforms.RandAugment(operations)
+    """RandAugment (Cubuk et al., 2020) of uint8 images (n, H, W, 3), drawn anew for every few of them."""
+    vary = torchvision_transforms().RandAugment(operations)
     with torch.random.fork_rng(devices=[pixels.device] if pixels.is_cuda else []):
         torch.manual_seed(seed)
         parts = [vary(part) for part in torch.split(pixels.permute(0, 3, 1, 2), VARIED_TOGETHER)]
     return torch.cat(parts).permute(0, 2, 3, 1)
+
+
+def torchvision_transforms() -> Any:
+    """Raises `UnavailableError` where torchvision is not installed, or not the one that goes with this PyTorch."""
+    try:
+        return import_module("torchvision.transforms.v2")
+    except (ImportError, RuntimeError) as error:
+        raise UnavailableError(
+            f"randaugment needs the torchvision that goes with PyTorch {torch.__version__}: pip install torchvision"
+        ) from error
 
 
 class Batches:
@@ -102,6 +104,8 @@ class Batches:
                 f"batch is {batch}{f' in each of {world} processes' if world > 1 else ''}, but {data.source} leaves "
                 f"{len(data.train)} images to train on: set batch to {len(data.train) // world} or less"
             )
+        if self.how.randaugment:
+            torchvision_transforms()
         self.batch, self.steps_per_epoch = batch, len(data.train) // (batch * world)
         self._images, self._device = data.train, device
         self._normalise = Normaliser(data, device)

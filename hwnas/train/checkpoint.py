@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hwnas.train.config import RunConfig
 
 SCHEMA = 1
+STEP = "[0-9]" * 8
 
 
 def provenance(kind: str, config: RunConfig) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def provenance(kind: str, config: RunConfig) -> dict[str, Any]:
 def save(
     folder: Path, name: str, step: int, tensors: Mapping[str, Mapping[str, Tensor]], about: dict[str, Any]
 ) -> None:
-    """Write `folder/NAME.json` and one safetensors file for each group of `tensors`, then drop the files before them,
+    """Write `folder/NAME.json` and one safetensors file for each group of `tensors`, then drop those of earlier steps,
     and what a process that was killed left unfinished.
 
     Raises `InputError` where the folder cannot be written; the checkpoint before stays whole.
@@ -58,9 +59,10 @@ def save(
         files[group] = {"file": path.name, "sha256": _digest(path)}
     write_json(folder / f"{name}.json", {"schema": SCHEMA, **about, "step": step, "files": files})
     kept = {entry["file"] for entry in files.values()}
-    for path in [*folder.glob("*-[0-9]*.safetensors"), *folder.glob(".*-[0-9]*.safetensors.*")]:
-        if path.name not in kept:
-            path.unlink(missing_ok=True)
+    for group in files:
+        for path in [*folder.glob(f"{group}-{STEP}.safetensors"), *folder.glob(f".{group}-{STEP}.safetensors.*")]:
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
 
 def read(folder: str | Path, name: str) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import numpy as np
 
 from hwnas.core.errors import InputError
 from hwnas.train.config import DataConfig
-from hwnas.train.data import Augmentation, DataSet, Images, assemble, datasets, needed_path
+from hwnas.train.data import Augmentation, DataSet, Images, Splits, assemble, datasets, needed_path, refuse_unread
 
 SIDE = 32
+MEBIBYTE = 1 << 20
 PIXELS = 3 * SIDE * SIDE
 
 
@@ -41,13 +42,14 @@ def cifar100(config: DataConfig, side: int) -> DataSet:
 
 
 def _cifar(layout: Layout, config: DataConfig) -> DataSet:
+    refuse_unread(config, "test_path")
     path = needed_path(config)
     files = _read(path, (*layout.train, layout.test, layout.names))
     classes = tuple(files[layout.names].decode("utf-8", "replace").split())
     parts = [_images(f"{path}: {name}", files[name], layout.label_bytes) for name in layout.train]
     train = Images(np.concatenate([p.store for p in parts]), np.concatenate([p.labels for p in parts]))
     test = _images(f"{path}: {layout.test}", files[layout.test], layout.label_bytes)
-    return assemble(path, classes, train, test, config, Augmentation(flip=True, shift=0.125))
+    return assemble(path, classes, Splits(train, test=test), config, Augmentation(flip=True, shift=0.125))
 
 
 def _images(name: str, data: bytes, label_bytes: int) -> Images:
@@ -86,4 +88,6 @@ def _from_archive(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
             stream = archive.extractfile(member) if name in names else None
             if stream is not None:
                 found[name] = stream.read()
+        while archive.fileobj is not None and archive.fileobj.read(MEBIBYTE):
+            pass  # a gzip file's check sum stands at its end
     return found

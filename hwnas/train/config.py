@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hwnas.core.config import Config
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Where = Annotated[Path, AfterValidator(Path.absolute)]
+"""A path, relative to the current folder."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -30,8 +32,8 @@ class DataConfig(Config):
     """
 
     name: str
-    path: Path | None = None
-    test_path: Path | None = None
+    path: Where | None = None
+    test_path: Where | None = None
     size: Annotated[int, Field(ge=8, le=1024)] | None = None
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     train_limit: Annotated[int, Field(ge=2)] | None = None
@@ -93,13 +95,24 @@ class SupernetConfig(RunConfig):
 
     algorithm: str = "ofa"
     rule: Literal["progressive", "sandwich"] = "progressive"
-    init: Path | None = None
+    init: Where | None = None
     epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 605.0
     subnets: Annotated[int, Field(ge=2, le=16)] = 4
     bounds_every: Annotated[int, Field(ge=1)] = 1
     teacher_fraction: Fraction = 0.0
     distill: Annotated[float, Field(ge=0)] = 1.0
     calibration_images: Annotated[int, Field(ge=8)] = 2000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_search(cls, values: Any) -> Any:
+        of_searches = set(OneShotConfig.model_fields) - set(cls.model_fields)
+        if isinstance(values, dict) and (found := of_searches & values.keys()):
+            raise ValueError(
+                f"{min(found)} is of a search that learns its choices while it trains: use hwnas search --config "
+                "CONFIG --cost COST"
+            )
+        return values
 
     @model_validator(mode="after")
     def _has_weights(self) -> SupernetConfig:
@@ -155,7 +168,7 @@ class NetworkConfig(RunConfig):
     """
 
     arch: str
-    init: Path | None = None
+    init: Where | None = None
     epochs: Positive = 180.0
     warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
     ema: Fraction = 0.9995

@@ -5,9 +5,11 @@ A new data set is a function `DataConfig, side -> DataSet` with the decorator `@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,44 +113,85 @@ def load_data(config: DataConfig, side: int, num_classes: int) -> DataSet:
     return replace(data, augmentation=replace(data.augmentation, **chosen))
 
 
+@dataclass(frozen=True)
+class Splits:
+    """The images that a source holds, in the parts that it says; validation and test images may be missing."""
+
+    train: Images
+    val: Images | None = None
+    test: Images | None = None
+
+
 def assemble(
-    source: str | Path,
-    classes: tuple[str, ...],
-    train: Images,
-    test: Images | None,
-    config: DataConfig,
-    augmentation: Augmentation,
+    source: str | Path, classes: tuple[str, ...], splits: Splits, config: DataConfig, augmentation: Augmentation
 ) -> DataSet:
-    """A `DataSet` of decoded images: labels checked, validation (and test, where there is none) split off `train`.
+    """A `DataSet` of decoded images: labels checked, validation and test images split off where there are none.
 
     The split depends on the number of images alone. Raises `InputError` where labels are out of range or all the same.
     """
-    for images in filter(None, (train, test)):
-        _check_labels(str(source), images.labels, len(classes))
+    _check_labels(source, splits, len(classes))
+    train, val, test = splits.train, splits.val, splits.test
     order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
     wanted = VAL_FRACTION * len(train) if config.val_fraction is None else config.val_fraction * len(train)
     held = min(MAX_VALIDATION, max(1, round(wanted)))
-    val, rest = order[:held], order[held:]
+    if val is None:
+        val, order = train.take(np.sort(order[:held])), order[held:]
+    elif config.val_fraction is not None:
+        raise InputError(f"{source} holds {len(val)} validation images: leave val_fraction out")
     if test is None:
-        test, rest = train.take(np.sort(rest[:held])), rest[held:]
-    kept = train.take(np.sort(rest[: config.train_limit]))
+        test, order = train.take(np.sort(order[:held])), order[held:]
+    kept = train.take(np.sort(order[: config.train_limit]))
     if len(np.unique(kept.labels)) < 2:
-        raise InputError(f"{source}: all training images have one class; a classifier needs two or more")
+        raise InputError(
+            f"{source}: the {len(kept)} images left to train on have one class, a classifier needs two: use more images"
+        )
     sample = kept.read(slice(None, None, max(1, len(kept) // 2048))).reshape(-1, 3) / 255.0
     mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-3)
-    held_out = train.take(np.sort(val))
-    return DataSet(str(source), classes, kept, held_out, test, tuple(mean.tolist()), tuple(std.tolist()), augmentation)
+    return DataSet(str(source), classes, kept, val, test, tuple(mean.tolist()), tuple(std.tolist()), augmentation)
 
 
-def _check_labels(source: str, labels: NDArray[np.int64], classes: int) -> None:
-    bad = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(bad):
-        raise InputError(
-            f"{source}: label {labels[bad[0]]} of image {bad[0]} is out of range, "
-            f"the {classes} classes are 0 to {classes - 1}"
-        )
+def _check_labels(source: str | Path, splits: Splits, classes: int) -> None:
+    for name, images in (("training", splits.train), ("validation", splits.val), ("test", splits.test)):
+        labels = images.labels if images else np.empty(0, np.int64)
+        bad = np.flatnonzero((labels < 0) | (labels >= classes))
+        if len(bad):
+            raise InputError(
+                f"{source}: label {labels[bad[0]]} of {name} image {bad[0]} is out of range, "
+                f"the {classes} classes are 0 to {classes - 1}"
+            )
+    labels = splits.train.labels
     if len(labels) and (labels == labels[0]).all():
         raise InputError(f"{source}: all {len(labels)} images have label {labels[0]}; a classifier needs two classes")
+
+
+def describe(data: DataSet) -> dict[str, Any]:
+    """What a checkpoint keeps of the data set it was trained on: what its networks expect, and what tells it apart."""
+    splits = (data.train, data.val, data.test)
+    labels = hashlib.sha256(b"".join(images.labels.tobytes() for images in splits))
+    return {
+        "classes": list(data.classes),
+        "images": [len(images) for images in splits],
+        "labels": labels.hexdigest()[:16],
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+
+
+def check_same(found: Mapping[str, Any], now: Mapping[str, Any], where: str | Path) -> None:
+    """Raise `InputError` where the data set described as `now` is not the one that the checkpoint `where` is of."""
+    for key, what in (("classes", "classes"), ("images", "numbers of images"), ("labels", "labels")):
+        if key in found and found[key] != now[key]:
+            shown = "" if key == "labels" else f" ({found[key]} then, {now[key]} now)"
+            raise InputError(f"{where}: the data set is not the one that this was trained on: other {what}{shown}")
+    if not np.allclose([found.get(key, now[key]) for key in ("mean", "std")], [now["mean"], now["std"]], atol=1e-6):
+        raise InputError(f"{where}: the data set is not the one that this was trained on: other images")
+
+
+def refuse_unread(config: DataConfig, *keys: str) -> None:
+    """Raise `InputError` where one of `keys`, which the data set does not read, is set."""
+    for key in keys:
+        if getattr(config, key) is not None:
+            raise InputError(f"data set {config.name!r} does not read {key}: leave it out")
 
 
 def needed_path(config: DataConfig) -> Path:

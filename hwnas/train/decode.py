@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,18 +19,27 @@ from numpy.typing import NDArray
 from hwnas.core.errors import HwnasError, InputError, UnavailableError
 from hwnas.core.files import replacing
 from hwnas.core.progress import progress
-from hwnas.train.data import Images
 
-VERSION = 1
+VERSION = 2
 CHUNK = 512
+WHITE = (255, 255, 255, 255)
+SIXTEEN_BITS = 65535
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Images not yet decoded: `read(i)` gives the bytes of image i, `names[i]` says where it is, for messages."""
+    """Images not yet decoded.
 
-    labels: NDArray[np.int64]
-    names: Sequence[str]
+    Attributes:
+        files: what holds them, in the order of the images.
+        n: how many they are.
+        name: says of image i where it is, for messages.
+        read: gives the bytes of image i.
+    """
+
+    files: Sequence[Path]
+    n: int
+    name: Callable[[int], str]
     read: Callable[[int], bytes]
 
 
@@ -39,32 +48,41 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HWNAS_CACHE") or Path.home() / ".cache" / "hwnas") / "data"
 
 
-def decoded(files: Iterable[Path], side: int, open_images: Callable[[], Encoded], title: str) -> Images:
-    """The images of `files`, square with `side` pixels, from the cache or decoded into it.
+def decoded(images: Encoded, side: int, title: str) -> NDArray[np.uint8]:
+    """Square images (n, side, side, 3), mapped from the cache or decoded into it.
 
-    `files` are what the result depends on: their names, sizes and dates are its key. Raises `InputError` naming the
-    image that cannot be decoded.
+    Paths, sizes and dates of the files, in their order, are the key. Raises `InputError` naming the image that cannot
+    be decoded.
     """
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
+    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in images.files]
     key = hashlib.sha256(json.dumps([VERSION, side, stats]).encode()).hexdigest()[:24]
-    folder = cache_folder()
-    pixels, labels = folder / f"{key}-pixels.npy", folder / f"{key}-labels.npy"
-    if not labels.exists() or not pixels.exists():
-        encoded = open_images()
-        _decode(encoded, side, pixels, title)
-        with replacing(labels) as temporary, temporary.open("wb") as handle:
-            np.save(handle, encoded.labels)
-    return Images(np.load(pixels, mmap_mode="r", allow_pickle=False), np.load(labels, allow_pickle=False))
+    path = cache_folder() / f"{key}-pixels.npy"
+    found = _cached(path, images.n, side)
+    if found is None:
+        _decode(images, side, path, title)
+        found = _cached(path, images.n, side)
+        if found is None:
+            raise InputError(f"{path}: the decoded images cannot be read back; free some space, or set HWNAS_CACHE")
+    return found
 
 
-def _decode(encoded: Encoded, side: int, path: Path, title: str) -> None:
+def _cached(path: Path, n: int, side: int) -> NDArray[np.uint8] | None:
+    """The decoded images in `path`; None where it does not hold them whole."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == (n, side, side, 3) else None
+
+
+def _decode(images: Encoded, side: int, path: Path, title: str) -> None:
     """Write a NumPy file of all images; plain writes, since a mapped file crashes where the disk is full."""
-    n = len(encoded.names)
+    n = images.n
     layout = {"descr": np.dtype(np.uint8).str, "fortran_order": False, "shape": (n, side, side, 3)}
 
     def one(index: int) -> NDArray[np.uint8]:
-        with readable(encoded.names[index]):
-            return decode(encoded.read(index), side)
+        with readable(images.name(index)):
+            return decode(images.read(index), side)
 
     with (
         replacing(path) as temporary,
@@ -87,14 +105,20 @@ def readable(name: str) -> Iterator[None]:
     except HwnasError:
         raise
     except Exception as error:
-        raise InputError(f"{name}: not a readable image ({error}); repair or remove it") from error
+        reason = "of no known format" if type(error).__name__ == "UnidentifiedImageError" else error
+        raise InputError(f"{name}: not a readable image ({reason}); repair or remove it") from error
 
 
 def decode(data: bytes, side: int) -> NDArray[np.uint8]:
-    """An encoded image as (side, side, 3) uint8: its shorter side resized to `side`, the centre cut out."""
+    """An encoded image as (side, side, 3) uint8: upright, its shorter side resized to `side`, the centre cut out.
+
+    What is transparent becomes white; 16 bits of grey are divided by 257.
+    """
     image_module = pillow()
+    from PIL import ImageOps
+
     with image_module.open(io.BytesIO(data)) as image:
-        rgb = image.convert("RGB")
+        rgb = _rgb(ImageOps.exif_transpose(image))
     width, height = rgb.size
     scale = side / min(width, height)
     wide, high = max(side, round(width * scale)), max(side, round(height * scale))
@@ -102,6 +126,21 @@ def decode(data: bytes, side: int) -> NDArray[np.uint8]:
         rgb = rgb.resize((wide, high), image_module.Resampling.BICUBIC, reducing_gap=2.0)
     left, top = (wide - side) // 2, (high - side) // 2
     return np.asarray(rgb.crop((left, top, left + side, top + side)), dtype=np.uint8)
+
+
+def _rgb(image: Any) -> Any:
+    """A Pillow image in 8 bits of red, green and blue."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > SIXTEEN_BITS:
+            raise ValueError(f"values from {grey.min()} to {grey.max()}, which are not 16 bits of grey")
+        return pillow().fromarray((grey // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point values, whose range is not known: store 8 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return pillow().alpha_composite(pillow().new("RGBA", image.size, WHITE), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def own_side(data: bytes, name: str) -> int:

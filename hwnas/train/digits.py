@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hwnas.train.config import DataConfig
-from hwnas.train.data import Augmentation, DataSet, Images, assemble, datasets
+from hwnas.train.data import Augmentation, DataSet, Images, Splits, assemble, datasets, refuse_unread
 
 FULL_SCALE = 16
 HELD_OUT = 0.2
@@ -14,6 +14,7 @@ HELD_OUT = 0.2
 @datasets.register("digits")
 def digits(config: DataConfig, side: int) -> DataSet:
     """A fifth each is kept for validation and for testing unless `val_fraction` says otherwise."""
+    refuse_unread(config, "path", "test_path")
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -21,4 +22,4 @@ def digits(config: DataConfig, side: int) -> DataSet:
     images = Images(np.repeat(grey[..., None], 3, axis=-1), found.target.astype(np.int64))
     split = config.model_copy(update={"val_fraction": config.val_fraction or HELD_OUT})
     names = tuple(map(str, found.target_names))
-    return assemble("scikit-learn's digits", names, images, None, split, Augmentation(flip=False, shift=0.06))
+    return assemble("scikit-learn's digits", names, Splits(images), split, Augmentation(flip=False, shift=0.06))

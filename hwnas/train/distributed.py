@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hwnas.core.errors import InputError
+
 
 @dataclass(frozen=True)
 class Group:
@@ -57,7 +59,9 @@ class Group:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is this process's GPU where there is one, else the CPU."""
+    """`auto` is this process's GPU where there is one, else the CPU; raises `InputError` where `cuda` has none."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError(f"device is {name}, but PyTorch {torch.__version__} finds no GPU; set device: auto")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

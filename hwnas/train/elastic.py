@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from hwnas.core.errors import InputError
-from hwnas.spaces.modules import Network, PrimitiveModule
+from hwnas.spaces.modules import Network, PrimitiveModule, channels_last
 from hwnas.spaces.ops import BatchNorm, Conv, Linear, Op, Shape
 from hwnas.spaces.primitive import Node, Primitive
 
@@ -168,13 +168,6 @@ def initialise(network: nn.Module, seed: int) -> None:
             nn.init.zeros_(module.bias)
 
 
-def channels_last(module: nn.Module) -> None:
-    """Reorder the weights of convolutions in place, as channels-last images want them."""
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
 class ElasticNetwork(nn.Module):
     """The super-network of `space`: `blocks[i]` serves slot i of the space.
 
@@ -230,7 +223,7 @@ def _members(space: SearchSpace, slot: int) -> list[tuple[dict[str, object], Pri
     for values in product(*(gene.choices for gene in genes)):
         primitive = space.slots[slot].make(*values)
         if primitive is not None:
-            found.append(({g.name.split("[")[0]: v for g, v in zip(genes, values, strict=True)}, primitive))
+            found.append(({g.field: v for g, v in zip(genes, values, strict=True)}, primitive))
     return found
 
 

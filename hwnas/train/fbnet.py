@@ -147,7 +147,7 @@ class FbnetPhase(Phase):
             loss = self._price(loss, choices.probabilities(logits), mixture, self.rng(DRAWN_COSTS, number))
         (gradient,) = torch.autograd.grad(loss, logits)
         found = {"the choices": float(loss.detach())}
-        self._run.check_finite(found, f"step {step} ({self.name})")
+        self._run.check_finite(found, step, self.name)
         choices.update(group.average(gradient), self._config.arch_learning_rate, self._config.arch_weight_decay)
         return found
 

@@ -6,10 +6,10 @@ ends with the weights of one that was not.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.core.errors import InputError
-from hwnas.core.progress import Task, progress
+from hwnas.core.progress import Task, progress, say
+from hwnas.spaces.modules import channels_last
 from hwnas.train import checkpoint
 from hwnas.train.batches import Batches
 from hwnas.train.config import RunConfig
-from hwnas.train.distributed import Group
+from hwnas.train.data import DataSet, check_same, describe
+from hwnas.train.distributed import Group, pick_device
 from hwnas.train.log import Log
 from hwnas.train.schedule import cosine
 
 BASE_BATCH = 64
+NAMES = {"supernet": "super-network", "network": "trained network"}
 Losses = Iterator[tuple[str, Tensor]]
 
 
@@ -69,6 +72,7 @@ class Run:
 
     Attributes:
         name: of the checkpoint's JSON file.
+        saved: the step of the last checkpoint, 0 where there is none.
         about: what that file says beside the step.
         model: what is trained.
         others: further modules on which the course depends (a teacher, an average), by name.
@@ -83,14 +87,30 @@ class Run:
     device: torch.device
     group: Group = field(default_factory=Group)
     others: dict[str, nn.Module] = field(default_factory=dict)
+    saved: int = 0
+
+    @classmethod
+    def begin(
+        cls, folder: str | Path, name: str, config: RunConfig, data: DataSet, model: nn.Module, **about: Any
+    ) -> Run:
+        """A training of `model`, which moves to the device of `config`, by this process and those beside it."""
+        device = pick_device(config.device)
+        channels_last(model.to(device))
+        group = Group.from_environment(device)
+        batches = Batches(data, config.batch, config.seed, device, group.rank, group.world)
+        described = {**checkpoint.provenance(name, config), "data_set": describe(data), **about}
+        return cls(Path(folder), name, config, batches, model, described, device, group)
 
     def fit(self, phases: list[Phase], resume: bool = True) -> None:
         """Run the phases from the last checkpoint on, or from the start where there is none or not `resume`.
 
         Raises `InputError` where a loss is not finite, naming step and network; the last checkpoint stays.
         """
+        _own_folder(self.folder, self.name)
         total = sum(phase.steps for phase in phases)
         done, momentum = self._restore() if resume else (0, {})
+        if phases and done == total:
+            say(f"{self.folder} holds this training, finished; choose another --out to train anew")
         log = Log(self.folder, done, self.config.tensorboard and self.group.rank == 0, self.group.rank == 0)
         with progress("training", total) as task, log:
             task.update(done)
@@ -139,7 +159,7 @@ class Run:
             loss.backward()  # type: ignore[no-untyped-call]
             losses[name] = loss.detach()
         values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-        self.check_finite(values, f"step {step} ({phase.name}, learning rate {lr:.4g})")
+        self.check_finite(values, step, f"{phase.name}, learning rate {lr:.4g}")
         self.group.average_gradients(self.model)
         optimizer.step()
         return values
@@ -148,14 +168,17 @@ class Run:
         """The context in which networks are run forward."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def check_finite(self, losses: dict[str, float], where: str) -> None:
-        """Raise `InputError` that names the first loss which is not finite."""
+    def check_finite(self, losses: dict[str, float], step: int, about: str) -> None:
+        """Raise `InputError` that names the first loss which is not finite, and says how to go on."""
         for name, value in losses.items():
-            if value != value or abs(value) == float("inf"):
-                raise InputError(
-                    f"the loss of {name} is {value} at {where}: lower learning_rate and run the same command again, "
-                    f"it goes on from the checkpoint in {self.folder}"
+            if not math.isfinite(value):
+                again = (
+                    f"lower learning_rate and run the same command again, it goes on from the checkpoint of step "
+                    f"{self.saved} in {self.folder}"
+                    if 0 < self.saved < step
+                    else "start again with a lower learning_rate and another --out"
                 )
+                raise InputError(f"the loss of {name} is {value} at step {step} ({about}): {again}")
 
     def _optimizer(self, momentum: dict[str, Tensor]) -> torch.optim.SGD:
         """SGD with Nesterov's momentum, no weight decay on BatchNorm and bias."""
@@ -182,6 +205,7 @@ class Run:
                         course[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"]
             groups = {"weights": self.model.state_dict(), "course": course}
             checkpoint.save(self.folder, self.name, step, groups, {**self.about, "finished": finished})
+            self.saved = step
         self.group.wait()
 
     def _restore(self) -> tuple[int, dict[str, Tensor]]:
@@ -190,18 +214,27 @@ class Run:
             return 0, {}
         about = checkpoint.read(self.folder, self.name)
         _same_run(self.folder, about, self.about)
+        check_same(about.get("data_set", {}), self.about["data_set"], self.folder)
         checkpoint.put_weights(self.model, checkpoint.tensors(self.folder, about, "weights"), str(self.folder))
         course = checkpoint.tensors(self.folder, about, "course")
         for name, module in self.others.items():
             own = part(course, name)
             if own:
                 checkpoint.put_weights(module, own, str(self.folder))
-        return int(about["step"]), part(course, "momentum")
+        self.saved = int(about["step"])
+        return self.saved, part(course, "momentum")
 
 
 def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors called `NAME.*`, without that prefix."""
     return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _own_folder(folder: Path, name: str) -> None:
+    """Raises `InputError` where `folder` holds another kind of training, whose files would be mixed with this one's."""
+    for other in set(NAMES) - {name}:
+        if (folder / f"{other}.json").exists():
+            raise InputError(f"{folder} holds a {NAMES[other]} ({other}.json): choose another --out")
 
 
 def _same_run(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -222,14 +255,3 @@ def _same_run(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> Non
 def fixed_shape(network: nn.Module, compiled: bool) -> Callable[[Tensor], Tensor]:
     """`network` as a function; where `compiled`, one that torch.compile translates at its first call."""
     return torch.compile(network) if compiled else network
-
-
-@contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """PyTorch's CPU threads while the block runs; as they are where `count` is None."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from hwnas.core.errors import InputError
-from hwnas.spaces.modules import Network, PrimitiveModule
+from hwnas.spaces.modules import Network, PrimitiveModule, channels_last
 from hwnas.train.choices import Choices
-from hwnas.train.elastic import channels_last, initialise
+from hwnas.train.elastic import initialise
 
 if TYPE_CHECKING:
     from hwnas.spaces import Primitive, SearchSpace

@@ -13,20 +13,20 @@ from torch import Tensor
 
 from hwnas.core.config import parse_config
 from hwnas.core.errors import InputError
+from hwnas.core.threads import torch_threads
 from hwnas.spaces import SearchSpace, get_space
-from hwnas.spaces.modules import Network
+from hwnas.spaces.modules import Network, channels_last
 from hwnas.train import checkpoint, supernet
-from hwnas.train.batches import Batches
 from hwnas.train.config import NetworkConfig
-from hwnas.train.distributed import Group, pick_device
-from hwnas.train.elastic import channels_last
+from hwnas.train.distributed import pick_device
 from hwnas.train.evaluate import Evaluator
-from hwnas.train.loop import Losses, Phase, Run, cpu_threads, fixed_shape
+from hwnas.train.loop import Losses, Phase, Run, fixed_shape
 from hwnas.train.supernet import load_supernet, open_data, resolution_of
 
 NAME = "network"
 AVERAGE = "average"
 LR = 0.05
+CALIBRATION = 2000
 EMA_WARMUP = 10
 
 
@@ -47,21 +47,19 @@ def train_network(config: NetworkConfig, out: str | Path, *, resume: bool = True
     """Train the network of `config` in the folder `out`, going on from a checkpoint that is there.
 
     SGD with Nesterov's momentum under a cosine, label smoothing, and a moving average of the weights, which is what is
-    kept. Raises `InputError` where data, architecture or checkpoint cannot be used, and where a loss is not finite.
+    kept, with BatchNorm statistics re-estimated on training images. Raises `InputError` where data, architecture or
+    checkpoint cannot be used, and where a loss is not finite.
     """
-    space, device = get_space(config.space), pick_device(config.device)
+    space = get_space(config.space)
     data = open_data(space, config)
     torch.manual_seed(config.seed)
-    network = _initial(space, config).to(device)
-    channels_last(network)
-    group = Group.from_environment(device)
-    with cpu_threads(config.threads):
-        batches = Batches(data, config.batch, config.seed, device, group.rank, group.world)
-        run = Run(Path(out), NAME, config, batches, network, checkpoint.provenance(NAME, config), device, group)
+    network = _initial(space, config)
+    with torch_threads(config.threads):
+        run = Run.begin(out, NAME, config, data, network)
         if config.ema:
             run.others[AVERAGE] = copy.deepcopy(network).requires_grad_(False)
-        run.fit([NetworkPhase(run, network, config)], resume)
-        evaluator, side = Evaluator(data, 1, config.seed, device), resolution_of(network)
+        evaluator, side = Evaluator(data, CALIBRATION, config.seed, run.device), resolution_of(network)
+        run.fit([NetworkPhase(run, network, config, evaluator)], resume)
         accuracy = {split: evaluator.accuracy(network, side, split) for split in ("val", "test")}
     return Trained(network.eval(), accuracy, config)
 
@@ -111,11 +109,11 @@ class NetworkPhase(Phase):
 
     name = "network"
 
-    def __init__(self, run: Run, network: Network, config: NetworkConfig) -> None:
+    def __init__(self, run: Run, network: Network, config: NetworkConfig, evaluator: Evaluator) -> None:
         epoch = run.batches.steps_per_epoch
         self.steps, self.warmup = max(1, round(config.epochs * epoch)), round(config.warmup_epochs * epoch)
         self.lr, self.config = config.learning_rate or LR, config
-        self._run, self._network = run, network
+        self._run, self._network, self._evaluator = run, network, evaluator
         self._forward = fixed_shape(network, config.compile)
 
     def resolution(self, step: int) -> int:
@@ -147,4 +145,5 @@ class NetworkPhase(Phase):
 
     def finish(self) -> dict[str, Any]:
         self._network.load_state_dict(self._run.others.get(AVERAGE, self._network).state_dict())
+        self._evaluator.recalibrate(self._network, resolution_of(self._network))
         return {}

@@ -26,7 +26,7 @@ Row = NDArray[np.int16]
 @algorithms.register("ofa")
 def once_for_all(run: Run, network: ElasticNetwork, config: SupernetConfig, evaluator: Evaluator) -> list[Phase]:
     """The phases of `config.rule`; the teacher is the largest network as it was at the end of its own phase."""
-    plan, fields = stages(config), {gene.name.split("[")[0] for gene in network.space.genes}
+    plan, fields = stages(config), {gene.field for gene in network.space.genes}
     if config.rule == "progressive" and not ALL.keys() <= fields:
         raise InputError(
             f"progressive shrinking is made for ofa-mbv3 and ofa-mbv2: use rule: sandwich for {config.space}"

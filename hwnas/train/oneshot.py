@@ -16,15 +16,13 @@ import numpy as np
 
 from hwnas.core.errors import InputError
 from hwnas.core.registry import Registry
+from hwnas.core.threads import torch_threads
 from hwnas.spaces import get_space
-from hwnas.train import checkpoint
 from hwnas.train.batches import Batches
 from hwnas.train.config import OneShotConfig
-from hwnas.train.data import DataSet
-from hwnas.train.distributed import Group, pick_device
-from hwnas.train.elastic import channels_last
+from hwnas.train.data import DataSet, describe
 from hwnas.train.expected import ExpectedCost
-from hwnas.train.loop import Phase, Run, cpu_threads
+from hwnas.train.loop import Phase, Run
 from hwnas.train.mixed import MixedNetwork
 from hwnas.train.supernet import NAME, Supernet, open_data
 
@@ -65,21 +63,17 @@ def train_one_shot(
     The folder then is a super-network's. Raises `InputError` where data, space, costs or checkpoint cannot be used, and
     where a loss is not finite.
     """
-    space, device = get_space(config.space), pick_device(config.device)
+    space = get_space(config.space)
     algorithm = one_shot.get(config.algorithm)
     network = MixedNetwork(space, config.seed)
     data = open_data(space, config)
     of_weights, of_choices = halves(data, config)
-    network.to(device)
-    channels_last(network)
-    group = Group.from_environment(device)
     costs = {key: value for term in terms for key, value in term.to_json().items()}
-    about = {**checkpoint.provenance(NAME, config), "form": "mixed", "costs": costs}
-    with cpu_threads(config.threads):
-        shared = config.batch, config.seed, device, group.rank, group.world
-        run = Run(Path(out), NAME, config, Batches(of_weights, *shared), network, about, device, group)
+    with torch_threads(config.threads):
+        run = Run.begin(out, NAME, config, of_weights, network, form="mixed", costs=costs, data_set=describe(data))
+        shared = config.batch, config.seed, run.device, run.group.rank, run.group.world
         run.fit(algorithm(run, network, config, terms, Batches(of_choices, *shared)), resume)
-    return Supernet(network, config, about, data)
+    return Supernet(network, config, run.about, data)
 
 
 def halves(data: DataSet, config: OneShotConfig) -> tuple[DataSet, DataSet]:

@@ -2,73 +2,140 @@
 
 from __future__ import annotations
 
+import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError
 from hwnas.train.config import DataConfig
-from hwnas.train.data import DataSet, Images, assemble, datasets, needed_path
+from hwnas.train.data import DataSet, Images, Splits, assemble, datasets, needed_path
 from hwnas.train.decode import Encoded, decoded, own_side
 from hwnas.train.folder import suited
 
 IMAGES = ("image", "img")
 LABELS = ("label", "fine_label", "labels")
+PREFIXES = {"train": "train", "test": "test", "val": "val", "dev": "val"}
+"""How the names of shards begin, and the split that they belong to."""
 
 
 @datasets.register("parquet")
 def parquet(config: DataConfig, side: int) -> DataSet:
-    """`path` is a file or a folder of shards; `test_path` holds the test images.
+    """`path` is a file or a folder of shards, `test_path` one with the test images.
 
-    Labels are 0 to the largest that a training image has.
+    In a folder, shards called `train*`, `val*` and `test*` (themselves, or in its folder `data`) are those splits. The
+    classes are those that the file names, else 0 to the largest label of a training image.
     """
-    path = needed_path(config)
-    first = _Shards(path)
-    stored = config.size or min(side, own_side(first.bytes_of(0), f"{path}: image 0"))
-    train = _load(path, stored)
-    test = _load(config.test_path, stored) if config.test_path else None
-    if train.labels.max() >= len(train):
-        raise InputError(f"{path}: label {train.labels.max()} is out of range for {len(train)} images")
-    classes = tuple(map(str, range(int(train.labels.max()) + 1)))
-    return assemble(path, classes, train, test, config, suited(stored))
+    found = _splits(needed_path(config))
+    if config.test_path is not None:
+        if "test" in found:
+            raise InputError(f"{config.path} holds test images ({found['test'][0].name}): leave test_path out")
+        found["test"] = _splits(config.test_path).get("train", [])
+    shards = {split: _Shards(files) for split, files in found.items()}
+    train = shards["train"]
+    stored = config.size or min(side, own_side(train.bytes_of(0), f"{train.files[0]}: image 0"))
+    splits = Splits(**{split: part.load(stored) for split, part in shards.items()})
+    most = int(train.labels.max())
+    if most >= len(train.labels):
+        raise InputError(f"{config.path}: label {most} is out of range for {len(train.labels)} images")
+    names = train.class_names()
+    classes = names if len(names) > most else tuple(map(str, range(most + 1)))
+    return assemble(str(config.path), classes, splits, config, suited(stored))
+
+
+def _splits(path: Path) -> dict[str, list[Path]]:
+    """The files of each split; raises `InputError` where there are none, or where it is not clear which they are."""
+    if not path.exists():
+        raise InputError(f"no Parquet file at {path}")
+    if not path.is_dir():
+        return {"train": [path]}
+    files = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    if not files:
+        raise InputError(f"{path}: no Parquet file in this folder")
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        split = next((split for prefix, split in PREFIXES.items() if file.name.startswith(prefix)), "")
+        found.setdefault(split, []).append(file)
+    if len(found) == 1:
+        return {"train": files}
+    if "" in found or "train" not in found:
+        raise InputError(
+            f"{path}: shards of several splits ({', '.join(part[0].name for part in found.values())}); call them "
+            "train*, val* and test*, or give one file as path and another as test_path"
+        )
+    return found
 
 
 class _Shards:
-    """The rows of one Parquet file, or of all in a folder in order of their names."""
+    """The rows of some Parquet files, one file after the other."""
 
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+        labels = [self._labels(file) for file in files]
+        self.labels = np.concatenate(labels)
+        self._ends = np.cumsum([len(part) for part in labels])
+        if not len(self.labels):
+            raise InputError(f"{files[0]}: holds no image")
 
-        self.files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        if not self.files:
-            raise InputError(f"{path}: no Parquet file in this folder")
-        tables = []
-        for file in self.files:
-            try:
-                names = pq.read_schema(file).names
-                columns = [_pick(file, names, IMAGES), _pick(file, names, LABELS)]
-                tables.append(pq.read_table(file, columns=columns).rename_columns(["image", "label"]))
-            except FileNotFoundError as error:
-                raise InputError(f"no Parquet file at {file}") from error
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{file}: not a readable Parquet file ({error})") from error
-        table = pa.concat_tables(tables)
-        if not table.num_rows:
-            raise InputError(f"{path}: holds no image")
-        self.path, self._images = path, table["image"]
-        labels = table["label"]
-        if labels.null_count or not pa.types.is_integer(labels.type):
-            raise InputError(f"{path}: column label does not hold an integer for every image")
-        self.labels = labels.to_numpy().astype(np.int64)
+    def load(self, side: int) -> Images:
+        """All images with `side` pixels, from the cache or decoded into it."""
+        images = Encoded(self.files, len(self.labels), self.name, self.bytes_of)
+        return Images(decoded(images, side, f"decoding {self.files[0].name}"), self.labels)
 
-    def bytes_of(self, row: int) -> bytes:
-        value: Any = self._images[row].as_py()
+    def name(self, index: int) -> str:
+        shard, row = self._place(index)
+        return f"{self.files[shard]}: image {row}"
+
+    def bytes_of(self, index: int) -> bytes:
+        shard, row = self._place(index)
+        value: Any = self._images[shard][row].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
-            raise InputError(f"{self.path}: image {row} holds no bytes of an encoded image")
+            raise InputError(f"{self.name(index)} holds no bytes of an encoded image")
         return data
+
+    def class_names(self) -> tuple[str, ...]:
+        """What the public hubs write beside the schema; none where it is absent."""
+        import pyarrow.parquet as pq
+
+        metadata = pq.read_schema(self.files[0]).metadata or {}
+        try:
+            features = json.loads(metadata[b"huggingface"])["info"]["features"]
+            return tuple(map(str, features[_pick(self.files[0], list(features), LABELS)]["names"]))
+        except (KeyError, TypeError, ValueError, InputError):
+            return ()
+
+    @cached_property
+    def _images(self) -> list[Any]:
+        return [_column(file, IMAGES) for file in self.files]
+
+    def _place(self, index: int) -> tuple[int, int]:
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, index - (int(self._ends[shard - 1]) if shard else 0)
+
+    @staticmethod
+    def _labels(file: Path) -> NDArray[np.int64]:
+        import pyarrow as pa
+
+        labels = _column(file, LABELS)
+        if labels.null_count or not pa.types.is_integer(labels.type):
+            raise InputError(f"{file}: column label does not hold an integer for every image")
+        return np.asarray(labels.to_numpy(), dtype=np.int64)
+
+
+def _column(file: Path, names: tuple[str, ...]) -> Any:
+    """The first column of `names` that the file has, a pyarrow array."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        name = _pick(file, pq.read_schema(file).names, names)
+        return pq.read_table(file, columns=[name])[name]
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file}: not a readable Parquet file ({error})") from error
 
 
 def _pick(file: Path, names: list[str], wanted: tuple[str, ...]) -> str:
@@ -76,15 +143,3 @@ def _pick(file: Path, names: list[str], wanted: tuple[str, ...]) -> str:
         if name in names:
             return name
     raise InputError(f"{file}: no column {wanted[0]!r} (it has {', '.join(names)})")
-
-
-def _load(path: Path, side: int) -> Images:
-    if not path.exists():
-        raise InputError(f"no Parquet file at {path}")
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-
-    def open_images() -> Encoded:
-        shards = _Shards(path)
-        return Encoded(shards.labels, [f"{path}: image {i}" for i in range(len(shards.labels))], shards.bytes_of)
-
-    return decoded(files, side, open_images, f"decoding {path.name}")

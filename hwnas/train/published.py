@@ -42,8 +42,10 @@ def read_published(path: str | Path, space: SearchSpace) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise InputError(f"no checkpoint at {path}") from error
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a readable PyTorch checkpoint of tensors alone ({reason})") from error
+        raise InputError(
+            f"{path}: not a readable PyTorch checkpoint of tensors alone ({type(error).__name__}); it is damaged, or "
+            "holds code, which is not run"
+        ) from error
     state = found.get("state_dict", found) if isinstance(found, dict) else found
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"{path}: holds no state dict of tensors")

@@ -47,7 +47,7 @@ class Stage:
         opened = self.opened or {}
         result = []
         for gene in space.genes:
-            field = gene.name.split("[")[0]
+            field = gene.field
             everything = self.rule == "sandwich" or field == RESOLUTION
             values = gene.choices if everything else opened.get(field, gene.choices[-1:])
             result.append(np.array([i for i, value in enumerate(gene.choices) if value in values]))

@@ -14,12 +14,12 @@ from hwnas.core.config import parse_config
 from hwnas.core.errors import InputError
 from hwnas.core.progress import progress
 from hwnas.spaces import SearchSpace, get_space
-from hwnas.spaces.modules import Network
+from hwnas.spaces.modules import Network, channels_last
 from hwnas.train import checkpoint
 from hwnas.train.config import OneShotConfig, RunConfig, SupernetConfig
-from hwnas.train.data import DataSet, load_data
+from hwnas.train.data import DataSet, check_same, describe, load_data
 from hwnas.train.distributed import pick_device
-from hwnas.train.elastic import ElasticNetwork, channels_last
+from hwnas.train.elastic import ElasticNetwork
 from hwnas.train.evaluate import Evaluator
 from hwnas.train.mixed import MixedNetwork
 
@@ -57,10 +57,13 @@ class Supernet:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    @cached_property
+    @property
     def data(self) -> DataSet:
-        """The data set it was trained on, opened when it is first needed."""
-        return self._data or open_data(self.space, self.config)
+        """The data set it was trained on, opened when it is first needed; raises `InputError` where it is another."""
+        if self._data is None:
+            self._data = open_data(self.space, self.config)
+            check_same(self.about.get("data_set", {}), describe(self._data), "the super-network")
+        return self._data
 
     @cached_property
     def evaluator(self) -> Evaluator:

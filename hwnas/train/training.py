@@ -7,14 +7,13 @@ from pathlib import Path
 
 from hwnas.core.errors import InputError
 from hwnas.core.registry import Registry
+from hwnas.core.threads import torch_threads
 from hwnas.spaces import SearchSpace, get_space
 from hwnas.train import checkpoint
-from hwnas.train.batches import Batches
 from hwnas.train.config import SupernetConfig
-from hwnas.train.distributed import Group, pick_device
-from hwnas.train.elastic import ElasticNetwork, channels_last
+from hwnas.train.elastic import ElasticNetwork
 from hwnas.train.evaluate import Evaluator
-from hwnas.train.loop import Phase, Run, cpu_threads
+from hwnas.train.loop import Phase, Run
 from hwnas.train.oneshot import one_shot
 from hwnas.train.published import read_published
 from hwnas.train.supernet import NAME, Supernet, open_data
@@ -30,7 +29,7 @@ def train_supernet(config: SupernetConfig, out: str | Path, *, resume: bool = Tr
     torchrun each process takes its share of every batch and the first one writes. Raises `InputError` where the data,
     the space or the checkpoint cannot be used, and where a loss is not finite.
     """
-    space, device = get_space(config.space), pick_device(config.device)
+    space = get_space(config.space)
     if config.algorithm in one_shot and config.algorithm not in algorithms:
         raise InputError(
             f"{config.algorithm} searches while it trains: use hwnas search --config CONFIG --cost COST"
@@ -38,13 +37,9 @@ def train_supernet(config: SupernetConfig, out: str | Path, *, resume: bool = Tr
     algorithm = algorithms.get(config.algorithm)
     network = _initial(space, config)
     data = open_data(space, config)
-    network.to(device)
-    channels_last(network)
-    group = Group.from_environment(device)
-    with cpu_threads(config.threads):
-        batches = Batches(data, config.batch, config.seed, device, group.rank, group.world)
-        evaluator = Evaluator(data, config.calibration_images, config.seed, device)
-        run = Run(Path(out), NAME, config, batches, network, checkpoint.provenance(NAME, config), device, group)
+    with torch_threads(config.threads):
+        run = Run.begin(out, NAME, config, data, network)
+        evaluator = Evaluator(data, config.calibration_images, config.seed, run.device)
         run.fit(algorithm(run, network, config, evaluator) if config.epochs else [], resume)
     return Supernet(network, config, run.about, data)
 

@@ -141,3 +141,29 @@ def test_a_missing_cost_is_never_zero(kind: str) -> None:
 def test_unknown_option(kind: str) -> None:
     with pytest.raises(InputError, match="no option 'colour'"):
         predictors.get(kind)(get_space("nasbench-macro"), colour=1)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "ridge", "gp", "boosting"])
+def test_an_unknown_loss_is_refused(kind: str) -> None:
+    space = get_space(SPACES[0])
+    with pytest.raises(InputError, match="loss"):
+        predictors.get(kind)(space, block_table(space), loss="huge", **QUICK.get(kind, {})).fit(*measured(space, 30, 0))
+
+
+def test_a_kind_registered_from_outside_survives_saving(tmp_path: Path) -> None:
+    from hwnas.predict.linear import AdditiveRidge
+
+    @predictors.register("from-outside")
+    class FromOutside(AdditiveRidge):
+        """A kind of another package."""
+
+    try:
+        space = get_space(SPACES[0])
+        population, values = measured(space, 60, 0)
+        model = FromOutside(space).fit(population, values)
+        model.save(tmp_path)
+        opened = load_predictor(tmp_path)
+        assert type(opened) is FromOutside
+        np.testing.assert_allclose(opened.predict(population), model.predict(population))
+    finally:
+        del predictors._members["from-outside"]

@@ -33,6 +33,10 @@ def test_a_simulated_run_is_fitted_and_searched(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     best = json.loads(done.stdout)["best"]
     assert best["costs"]["latency_ms"] <= budget and best["certificate"]["status"] == "not_measured"
+    done = hwnas("report", tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert f"{len(get_space(SPACE).primitives())} simulated" in page and "at 287 MHz" in page
 
 
 def _accuracies(folder: Path) -> Path:

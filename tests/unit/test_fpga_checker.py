@@ -270,7 +270,7 @@ def test_a_block_and_its_network_get_the_same_ruling() -> None:
 
 def test_an_unreadable_model(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="not a"):
+    with pytest.raises(InputError, match="not readable as an ONNX model"):
         check(tmp_path / "model.onnx", B4096)
     with pytest.raises(InputError, match="no ONNX model"):
         check(tmp_path / "none.onnx", B4096)

@@ -130,6 +130,19 @@ def test_a_table_of_blocks_calibrates(tmp_path: Path) -> None:
     assert DpuModel.load(tmp_path / "model.json").provenance["n"] == len(blocks)
 
 
+def test_a_table_of_networks_written_in_digits_calibrates(tmp_path: Path) -> None:
+    space = get_space("nasbench-macro")
+    population = space.distinct(space.sample(40, 0))
+    latency = DpuModel(dict.fromkeys(LATENCY_TERMS, 1.2)).latency_ms(network_demand(space, population, B4096), B4096)
+    archs = [space.format(row) for row in population]
+    assert all(arch.isdigit() for arch in archs) and any(arch.startswith("0") for arch in archs)
+    rows = [f"{arch},{value!r}" for arch, value in zip(archs, latency.tolist(), strict=True)]
+    (tmp_path / "nets.csv").write_text("\n".join(["arch,latency_ms", *rows, f"{archs[0]},"]) + "\n")
+    report = calibrate_file(tmp_path / "nets.csv", B4096, tmp_path / "model.json", space)
+    assert (report.n, report.skipped) == (len(population), 1)
+    assert report.held_out_mape < 2
+
+
 def test_bad_calibrations_are_refused(tmp_path: Path) -> None:
     demand = block_demand([conv((16, 8, 8), 16)] * 10, B4096)
     with pytest.raises(InputError, match="8 or more"):
@@ -142,7 +155,7 @@ def test_bad_calibrations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="coefficients"):
         DpuModel.load(tmp_path / "bad.json")
     (tmp_path / "nets.csv").write_text("arch,ms\nx,1\n")
-    with pytest.raises(InputError, match="no column latency_ms"):
+    with pytest.raises(InputError, match="unknown column 'latency_ms'"):
         calibrate_file(tmp_path / "nets.csv", B4096, tmp_path / "out.json", get_space("mnasnet"))
 
 

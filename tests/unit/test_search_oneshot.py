@@ -17,7 +17,7 @@ from hwnas.cli.shell import run as hwnas
 from hwnas.core.errors import InfeasibleBudgetError, InputError
 from hwnas.predict.base import predictors
 from hwnas.report import write_report
-from hwnas.search import Source, export, one_shot_search, verify
+from hwnas.search import Result, Source, export, one_shot_search, verify
 from hwnas.search.probable import Limit, most_probable
 from hwnas.search.reach import reachable
 from hwnas.search.sources import count
@@ -103,7 +103,8 @@ def test_the_target_is_kept_and_used(tmp_path: Path, share: float) -> None:
     assert result.algorithm == "fbnet" and result.seed == 3
     assert len(result.accuracy_model["entropy"]) == 8
     again = json.loads((tmp_path / "search.json").read_text())
-    assert again["best"]["arch"] == result.best.arch and again["supernet"] == str(tmp_path)
+    assert again["best"]["arch"] == result.best.arch and again["supernet"] == "."
+    assert Result.load(tmp_path).problem["supernet"] == str(tmp_path)
 
 
 def fitted(name: str, **options: object) -> Source:

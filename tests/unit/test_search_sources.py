@@ -16,11 +16,11 @@ import yaml
 from hwnas.core.errors import DomainError, InputError, MissingCostError, ParseError, UnknownNameError
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
+from hwnas.parse.ofa_lookup import NOTE10, note10_key
 from hwnas.predict import predict, predictors
 from hwnas.predict.store import save_predictor
 from hwnas.search import accuracy_source, cost_sources, make_problem
 from hwnas.search.additive import Additive, Factor
-from hwnas.search.published import NOTE10, note10_key
 from hwnas.search.sources import open_sources
 from hwnas.spaces import SearchSpace, get_space
 
@@ -233,7 +233,10 @@ def test_the_accuracy_predictor_knows_its_space_and_resolutions(tmp_path: Path) 
     with pytest.raises(InputError, match="ofa-mbv3"):
         accuracy_source(f"ofa:{path}", get_space("fbnet"))
     with pytest.raises(InputError, match=r"resolutions .* not 164"):
-        accuracy_source(f"ofa:{path}", get_space("ofa-mbv3:resolution=160/164"))
+        accuracy_source(f"ofa:{path}", get_space("ofa-mbv3:width=1.2,resolution=160/164"))
+    for other in ("width=1.0", "width=1.2,num_classes=10", "width=1.2,variant=cifar"):
+        with pytest.raises(InputError, match="on ImageNet, not of"):
+            accuracy_source(f"ofa:{path}", get_space(f"ofa-mbv3:resolution=160,{other}"))
 
 
 # tables and predictors

@@ -14,7 +14,7 @@ from hwnas.core.errors import ClaimFailedError, InputError, UnavailableError
 from hwnas.core.target import Target
 from hwnas.profile import Measurement, Settings
 from hwnas.profile.device import local_target
-from hwnas.search import Result, Source, export, joints, search, verify
+from hwnas.search import Result, Source, export, local, search, verify
 from hwnas.search.additive import Additive
 from hwnas.search.certified import Evidence, corrected
 from hwnas.search.export import compare
@@ -59,9 +59,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
             raise UnavailableError(f"{target} is not here")
         return Settings()
 
-    monkeypatch.setattr(joints, "local_settings", settings)
-    monkeypatch.setattr(joints, "measure_latencies", made.measure)
-    monkeypatch.setattr(joints, "environment", lambda _: {"host": "here"})
+    monkeypatch.setattr(local, "local_settings", settings)
+    monkeypatch.setattr(local, "measure_latencies", made.measure)
+    monkeypatch.setattr(local, "environment", lambda _: {"host": "here"})
     return made
 
 
@@ -228,7 +228,7 @@ def test_a_model_that_computes_something_else_is_refused(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 def test_a_winner_is_measured_on_this_machine(tmp_path: Path, runtime: str) -> None:
     target = local_target(runtime, Settings())
-    assert joints.local_settings(target) == Settings()
+    assert local.local_settings(target) == Settings()
     result = search(
         SPEC, ACCURACY, {"latency_ms": cost(target)}, max={"latency_ms": 500}, min={"latency_ms": 0.1}, evaluations=200,
         measured=1, out=tmp_path,
@@ -245,4 +245,4 @@ def test_a_winner_is_measured_on_this_machine(tmp_path: Path, runtime: str) -> N
 def test_another_target_cannot_be_measured_here(change: dict) -> None:
     target = replace(local_target("onnxruntime", Settings()), **change)
     with pytest.raises(UnavailableError):
-        joints.local_settings(target)
+        local.local_settings(target)

@@ -1,6 +1,9 @@
 """Data sets: every format gives the images it holds, and bad files are named."""
 
 import io
+import json
+import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ from hwnas.core.errors import InputError, UnknownNameError
 from hwnas.train import DataConfig, datasets
 from hwnas.train.batches import Batches, augment, resize, to_device
 from hwnas.train.data import Augmentation, DataSet, Images, load_data
+from hwnas.train.decode import decode
 
 Image = pytest.importorskip("PIL.Image")
 rng = np.random.default_rng(0)
@@ -93,6 +97,75 @@ def test_a_folder_of_classes_alone_is_split_in_three(tmp_path: Path) -> None:
     assert data.train.read().shape[1:] == (8, 8, 3)
 
 
+def test_validation_and_test_folders_are_used_as_they_are(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "data")
+    (root / "val").rename(root / "validation")
+    shutil.copytree(root / "train", root / "test")
+    data = load("folder", 3, path=root)
+    assert [len(images) for images in (data.train, data.val, data.test)] == [24, 24, 24]
+    with pytest.raises(InputError, match="leave val_fraction out"):
+        load("folder", 3, path=root, val_fraction=0.1)
+
+
+def test_labels_are_those_of_the_folder_asked_for(tmp_path: Path) -> None:
+    """Two trees of links over the same files share decoded pixels, not labels."""
+    for index in range(12):
+        (tmp_path / "pool").mkdir(exist_ok=True)
+        (tmp_path / "pool" / f"{index:02}.png").write_bytes(encoded(index % 3))
+    for tree, classes in (("two", (6, 6)), ("three", (4, 4, 4))):
+        for label, count in enumerate(classes):
+            (tmp_path / tree / f"c{label}").mkdir(parents=True)
+            for index in range(count):
+                number = sum(classes[:label]) + index
+                (tmp_path / tree / f"c{label}" / f"{index}.png").symlink_to(tmp_path / "pool" / f"{number:02}.png")
+    labels = [
+        sorted(np.concatenate([part.labels for part in (data.train, data.val, data.test)]).tolist())
+        for data in (load("folder", 2, path=tmp_path / "two"), load("folder", 3, path=tmp_path / "three"))
+    ]
+    assert labels == [[0] * 6 + [1] * 6, [0] * 4 + [1] * 4 + [2] * 4]
+
+
+def test_links_are_followed_and_hidden_files_left_out(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "data") / "train"
+    (root / "class0" / ".ipynb_checkpoints").mkdir()
+    (root / "class0" / ".ipynb_checkpoints" / "x.png").write_bytes(encoded(2))
+    (root / "class0" / "x.png").mkdir()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "y.PNG").write_bytes(encoded(0))
+    (root / "class0" / "more").symlink_to(tmp_path / "more")
+    (tmp_path / "more" / "loop").symlink_to(root / "class0")
+    data = load("folder", 3, path=root)
+    assert len(data.train) + len(data.val) + len(data.test) == 25
+    assert all(map(colours_tell_labels, (data.train, data.val, data.test)))
+
+
+def test_a_damaged_cache_is_made_again(tmp_path: Path, cache: Path) -> None:
+    path = image_folder(tmp_path / "data")
+    first = load("folder", 3, path=path).train.read()
+    for length in (0, 100):
+        for file in cache.rglob("*-pixels.npy"):
+            os.truncate(file, length)
+        np.testing.assert_array_equal(load("folder", 3, path=path).train.read(), first)
+
+
+def png(image: object, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, **{"format": "PNG", **options})  # type: ignore[attr-defined]
+    return buffer.getvalue()
+
+
+def test_images_are_decoded_as_a_viewer_shows_them() -> None:
+    deep = Image.fromarray(np.linspace(0, 65535, 16 * 16).reshape(16, 16).astype(np.uint16))
+    np.testing.assert_allclose(decode(png(deep), 16)[..., 0].ravel(), np.linspace(0, 255, 256), atol=1)
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    assert (decode(png(clear), 16) == 255).all()
+    half = Image.fromarray(np.repeat(np.repeat(np.array([[0, 255]], np.uint8), 16, 0), 8, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise: what is on the left comes to the top
+    turned = decode(png(half, format="JPEG", exif=exif), 16)
+    assert turned[:7].max() < 40 and turned[9:].min() > 215
+
+
 @pytest.mark.parametrize("struct", [False, True])
 def test_parquet(tmp_path: Path, struct: bool) -> None:
     train = parquet_file(tmp_path / "train.parquet", [0, 1, 2] * 10, struct)
@@ -107,6 +180,30 @@ def test_a_folder_of_parquet_shards(tmp_path: Path) -> None:
     for index in range(2):
         parquet_file(tmp_path / "shards" / f"part-{index}.parquet", [0, 1] * 5)
     assert len(load("parquet", 2, path=tmp_path / "shards").train) == 16
+
+
+def test_shards_that_say_their_split(tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "data"
+    folder.mkdir(parents=True)
+    parquet_file(folder / "train-00000-of-00002.parquet", [0, 1] * 5)
+    struct = parquet_file(folder / "train-00001-of-00002.parquet", [0, 1] * 5, struct=True)
+    table = pq.read_table(struct)
+    pq.write_table(table.set_column(1, "label", table["label"].cast(pa.int8())), struct)
+    parquet_file(folder / "validation-0.parquet", [1, 0, 1])
+    parquet_file(folder / "test-0.parquet", [0, 0])
+    data = load("parquet", 2, path=tmp_path / "set")
+    assert [len(images) for images in (data.train, data.val, data.test)] == [20, 3, 2]
+    assert all(map(colours_tell_labels, (data.train, data.val, data.test)))
+    parquet_file(folder / "more.parquet", [0, 1])
+    with pytest.raises(InputError, match="shards of several splits"):
+        load("parquet", 2, path=tmp_path / "set")
+
+
+def test_classes_are_called_as_the_file_says(tmp_path: Path) -> None:
+    path = parquet_file(tmp_path / "a.parquet", [0, 1] * 6)
+    features = {"info": {"features": {"label": {"names": ["cat", "dog", "owl"], "_type": "ClassLabel"}}}}
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": json.dumps(features)}), path)
+    assert load("parquet", 3, path=path).classes == ("cat", "dog", "owl")
 
 
 def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +263,7 @@ def test_labels_beyond_those_of_training(tmp_path: Path) -> None:
         parquet_file(tmp_path / "a.parquet", [0, 1] * 5),
         parquet_file(tmp_path / "b.parquet", [0, 5]),
     )
-    with pytest.raises(InputError, match=r"label 5 of image 1 is out of range"):
+    with pytest.raises(InputError, match=r"label 5 of test image 1 is out of range"):
         load("parquet", 2, path=train, test_path=test)
 
 
@@ -211,7 +308,7 @@ def nothing(root: Path) -> dict[str, object]:
         (empty_class, r"train/class9: no image of class 'class9'"),
         (unknown_class, r"val/other: a class that the training images do not have"),
         (one_class, r"one\.parquet: all 10 images have label 1"),
-        (negative_label, r"bad\.parquet: label -7 of image 2 is out of range"),
+        (negative_label, r"bad\.parquet: label -7 of training image 2 is out of range"),
         (no_column, r"odd\.parquet: no column 'image' \(it has picture, label\)"),
         (not_parquet, r"no\.parquet: not a readable Parquet file"),
         (null_label, r"null\.parquet: column label does not hold an integer for every image"),
@@ -228,6 +325,37 @@ def test_bad_data_is_named_in_one_line(
         load_data(DataConfig.model_validate(options), 32, 3)
     assert "\n" not in str(caught.value)
     assert not any("pixels" in path.name and path.name.startswith(".") for path in cache.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "digits", "path": "x"}, "digits' does not read path"),
+        ({"name": "folder", "path": ".", "test_path": "x"}, "folder' does not read test_path"),
+        ({"name": "folder", "path": __file__}, "is a file: data set 'folder' reads a folder"),
+    ],
+)
+def test_what_a_data_set_does_not_read_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_data(DataConfig.model_validate(options), 32, 10)
+
+
+def test_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "data")
+    (root / "train" / "class1" / "gone.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(InputError, match=r"gone\.png: a link that leads nowhere"):
+        load("folder", 3, path=root)
+
+
+def test_a_flipped_bit_in_an_archive_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "cifar.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=0) as archive:
+        archive.add(cifar_files(tmp_path / "cifar-10-batches-bin"), "cifar-10-batches-bin")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="not a readable folder or archive"):
+        load("cifar10", 10, path=path)
 
 
 def test_an_unknown_data_set() -> None:

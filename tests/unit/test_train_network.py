@@ -1,8 +1,10 @@
 """Training one network: it learns, resumes exactly, and starts from a super-network's weights."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -11,6 +13,8 @@ from hwnas.spaces import get_space
 from hwnas.train import DataConfig, NetworkConfig, SupernetConfig, load_network, train_network, train_supernet
 from hwnas.train import loop as loop_module
 from hwnas.train.batches import randaugment
+from hwnas.train.evaluate import Evaluator
+from hwnas.train.supernet import open_data
 
 SPACE = "ofa-mbv3:width=0.1,resolution=32,num_classes=10"
 SMALLEST = get_space(SPACE).format(np.zeros_like(get_space(SPACE).choices))
@@ -62,6 +66,16 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: p
     assert same(train_network(config(ema=ema), tmp_path / "killed").network, whole)
 
 
+def test_statistics_fit_the_weights_after_a_short_training(tmp_path: Path) -> None:
+    """The average of ten steps' weights would go with running statistics that are mostly those of the start."""
+    settings = config(epochs=2, ema=0.99, data=DataConfig(name="digits", train_limit=320), learning_rate=0.1, mixup=0)
+    trained = train_network(settings, tmp_path)
+    again = load_network(tmp_path)
+    data = open_data(get_space(SPACE), settings)
+    Evaluator(data, 2000, settings.seed, torch.device("cpu")).recalibrate(again, 32)
+    assert same(again, trained.network)
+
+
 def test_seeds_differ_and_repeat(tmp_path: Path) -> None:
     first, again, other = (
         train_network(config(epochs=0.4, warmup_epochs=0, seed=seed), tmp_path / str(index)).network
@@ -108,7 +122,7 @@ def test_randaugment_is_reproducible() -> None:
 
 def test_a_trained_network_is_exported_with_its_weights(tmp_path: Path) -> None:
     from hwnas.search import export
-    from hwnas.search.joints import build_network
+    from hwnas.search.export import build_network
 
     settings = config(epochs=0.2, warmup_epochs=0)
     trained = train_network(settings, tmp_path / "alone")
@@ -116,7 +130,13 @@ def test_a_trained_network_is_exported_with_its_weights(tmp_path: Path) -> None:
     network = build_network(space, space.parse(settings.arch), tmp_path / "alone")
     images = torch.randn(2, *network.topology.inputs[0])
     torch.testing.assert_close(network(images), trained.network(images))
-    assert export(settings.arch, space, supernet=tmp_path / "alone").difference < 1e-3
+    exported = export(settings.arch, space, supernet=tmp_path / "alone")
+    assert exported.difference < 1e-3
+    said = {entry.key: entry.value for entry in onnx.load_from_string(exported.model).metadata_props}
+    assert (said["hwnas.space"], said["hwnas.arch"]) == (space.spec, settings.arch)
+    assert json.loads(said["hwnas.classes"]) == [str(digit) for digit in range(10)] and "RGB" in said["hwnas.input"]
+    data = open_data(space, settings)
+    assert (json.loads(said["hwnas.mean"]), json.loads(said["hwnas.std"])) == (list(data.mean), list(data.std))
     other = space.format(space.choices - 1)
     with pytest.raises(InputError, match="another network"):
         export(other, space, supernet=tmp_path / "alone")

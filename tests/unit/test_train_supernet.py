@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from hwnas.core.config import load_config
 from hwnas.core.errors import InputError, UnavailableError
 from hwnas.spaces import get_space
-from hwnas.train import DataConfig, SupernetConfig, load_supernet, train_supernet
+from hwnas.train import DataConfig, NetworkConfig, SupernetConfig, load_supernet, train_network, train_supernet
 from hwnas.train import loop as loop_module
 from hwnas.train.elastic import ElasticNetwork
 from hwnas.train.schedule import stages
@@ -134,6 +134,59 @@ def test_a_loss_that_is_not_finite_names_step_and_network(tmp_path: Path) -> Non
         train_supernet(config(learning_rate=1e12), tmp_path)
 
 
+def test_how_to_go_on_after_a_loss_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="start again with a lower learning_rate and another --out"):
+        train_supernet(config(learning_rate=1e12, checkpoint_s=1000), tmp_path / "none")
+    step, calls = loop_module.Run._step, iter(range(100))
+
+    def explodes(run: loop_module.Run, phase: object, number: int, *rest: object) -> dict[str, float]:
+        if next(calls) == 5:
+            run.saved -= 1
+            run.check_finite({"a": float("nan")}, number, "test")
+        return step(run, phase, number, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop_module.Run, "_step", explodes)
+    with pytest.raises(InputError, match=r"it goes on from the checkpoint of step 4 in") as caught:
+        train_supernet(config(checkpoint_s=0), tmp_path / "some")
+    assert "at step 5" in str(caught.value)
+
+
+def test_another_data_set_is_not_mixed_into_a_run(trained: tuple[Path, Supernet], tmp_path: Path) -> None:
+    shutil.copytree(trained[0], tmp_path / "copy")
+    path = tmp_path / "copy" / "supernet.json"
+    about = json.loads(path.read_text())
+    assert about["data_set"]["classes"] == [str(digit) for digit in range(10)]
+    for key, other, message in (
+        ("classes", ["a", "b"], "other classes"),
+        ("labels", "0" * 16, "other labels"),
+        ("mean", [0.5, 0.5, 0.5], "other images"),
+    ):
+        path.write_text(json.dumps(about | {"data_set": about["data_set"] | {key: other}}))
+        with pytest.raises(InputError, match=message):
+            train_supernet(config(), tmp_path / "copy")
+        with pytest.raises(InputError, match=message):
+            load_supernet(tmp_path / "copy").accuracy(trained[1].space.sample(1, 0))
+
+
+def test_the_folder_of_another_training_is_left_alone(trained: tuple[Path, Supernet], tmp_path: Path) -> None:
+    shutil.copytree(trained[0], tmp_path / "copy")
+    (tmp_path / "copy" / "model-00001-of-00002.safetensors").write_text("precious")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()}
+    space = get_space(SPACE)
+    alone = NetworkConfig(space=SPACE, arch=space.format(space.sample(1, 0)[0]), data=config().data, epochs=6)
+    with pytest.raises(InputError, match=r"holds a super-network \(supernet\.json\): choose another --out"):
+        train_network(alone, tmp_path / "copy")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()} == before
+    (tmp_path / "copy" / "supernet.json").unlink()
+    train_supernet(config(epochs=0.5), tmp_path / "copy")
+    assert (tmp_path / "copy" / "model-00001-of-00002.safetensors").read_text() == "precious"
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="finds no GPU"):
+        train_supernet(config(device="cuda"), tmp_path)
+
+
 def damage_weights(folder: Path) -> None:
     path = next(folder.glob("weights-*.safetensors"))
     data = bytearray(path.read_bytes())
@@ -179,6 +232,29 @@ def test_configuration_names_an_unknown_key(tmp_path: Path) -> None:
     path.write_text("space: ofa-mbv3\ndata: {name: digits}\nepoch: 3\n")
     with pytest.raises(InputError, match="did you mean 'epochs'"):
         load_config(path, SupernetConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: true", "epochs: a number or a text is expected, not true or false"),
+        ("epochs: 3\nepochs: 4", "the key 'epochs' stands twice"),
+        ("epochs: 0", r"config\.yaml: epochs 0 needs the weights of an init$"),
+        ("algorithm: fbnet\narch_fraction: 0.2", "arch_fraction is of a search that .* hwnas search"),
+        ("data: {name: digits, name: folder}", "config.yaml:4: not readable as YAML: the key 'name' stands twice"),
+    ],
+)
+def test_configurations_that_contradict_themselves(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"space: ofa-mbv3\n{'' if 'data' in text else 'data: {name: digits}'}\n\n{text}\n")
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(path, SupernetConfig)
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_of_a_configuration_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert DataConfig.model_validate({"name": "folder", "path": "images"}).path == tmp_path / "images"
 
 
 def test_classes_of_space_and_data_must_agree(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Columns of Parquet and CSV files of networks; architectures are text, also where they look like numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.core.errors import InputError, UnknownNameError
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns of a Parquet or CSV file."""
+    return list(open_table(path).schema.names) if path.suffix == ".csv" else _schema(path)
+
+
+def read_columns(path: Path, wanted: Sequence[str], required: Sequence[str]) -> dict[str, list[Any]]:
+    """The columns of `wanted` that a Parquet or CSV file has; raises `InputError` where one of `required` is absent."""
+    names = column_names(path)
+    for name in {name for name in wanted if names.count(name) > 1}:
+        raise InputError(f"{path}: the column {name!r} stands twice; keep one of them")
+    for name in required:
+        if name not in names:
+            raise InputError(f"{path}: {UnknownNameError('column', name, names)}")
+    kept = [name for name in wanted if name in names]
+    table = open_table(path, kept)
+    return {name: table.column(name).to_pylist() for name in kept}
+
+
+def _schema(path: Path) -> list[str]:
+    from pyarrow import parquet
+
+    return list(_readable(path, lambda: parquet.read_schema(path)).names)
+
+
+def open_table(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """A Parquet or CSV file as a pyarrow table; of a Parquet file only `columns`, where given."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    if path.suffix == ".csv":
+        as_text = csv.ConvertOptions(column_types={"arch": pa.string()})
+        return _readable(path, lambda: csv.read_csv(path, convert_options=as_text))
+    return _readable(path, lambda: parquet.read_table(path, columns=None if columns is None else list(columns)))
+
+
+def _readable(path: Path, read: Callable[[], Any]) -> Any:
+    import pyarrow as pa
+
+    if not path.is_file():
+        raise InputError(f"no run folder and no table at {path}")
+    try:
+        return read()
+    except (pa.ArrowException, OSError) as error:
+        form = "CSV" if path.suffix == ".csv" else "Parquet"
+        raise InputError(f"{path}: not readable as {form} ({str(error).splitlines()[0]})") from error
+
+
+def numbers(cells: Sequence[Any], name: str, path: Path) -> NDArray[np.float64]:
+    """Cells of the column `name` as floats, NaN where a cell is empty; raises `InputError` for any other content."""
+    try:
+        return np.array([np.nan if cell is None else float(cell) for cell in cells])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: column {name} holds something that is no number ({error})") from error
