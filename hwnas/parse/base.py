@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,8 +17,7 @@ from hwnas.core.registry import Registry
 from hwnas.core.table import Cost
 from hwnas.profile.stats import median_rank
 
-HEAD_BYTES = 4096
-MAX_DIGITS = 18
+HEAD_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ class Reader(ABC):
 
     @abstractmethod
     def matches(self, path: Path, head: bytes) -> bool:
-        """Whether the file that begins with `head` (its first 4096 bytes) is of this format."""
+        """Whether the file that begins with `head` (its first 64 KiB) is of this format."""
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """Every file of the log that `path` belongs to, `path` included; they are read as one."""
@@ -150,35 +148,29 @@ def read_lines(path: Path) -> list[str]:
     return text.replace("\r\n", "\n").split("\n")
 
 
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file, by which readers know their formats; raises `ParseError` where it cannot be read."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(HEAD_BYTES)
+    except OSError as error:
+        raise ParseError(path, f"cannot be read ({error.strerror or error})") from error
+
+
 def refuse_binary(path: Path, head: bytes) -> None:
-    """Raise `ParseError` for the binary files that are offered as logs."""
+    """Raise `ParseError` for what is offered as a log but is no UTF-8 text."""
     if head[:2] == b"\x1f\x8b":
         raise ParseError(
             path,
             "a gzip file (vaitrace --xat writes a compressed pickle, which can run code): not read; "
-            "give the folder of CSV files instead",
+            "unpack an archive, and of vaitrace give the folder of CSV files",
         )
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         raise ParseError(path, "a pickle, which can run code: not read; give the tool's text or CSV output instead")
-
-
-def number(path: Path, line: int, text: str, what: str, least: float = 0.0) -> float:
-    """`text` as a finite number of at least `least`; raises `ParseError`."""
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise ParseError(path, f"{what} is {text.strip()!r}, expected a number", line) from error
-    if not math.isfinite(value) or value < least:
-        raise ParseError(path, f"{what} is {text.strip()}, expected a finite number of at least {least:g}", line)
-    return value
-
-
-def count(path: Path, line: int, text: str, what: str, least: int = 0) -> int:
-    """`text` as an integer of at least `least`; raises `ParseError`."""
-    text = text.strip()
-    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS or int(text) < least:
-        raise ParseError(path, f"{what} is {text[:40]!r}, expected an integer of at least {least}", line)
-    return int(text)
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ParseError(
+            path, "UTF-16 text, as PowerShell's `>` writes it: convert it to UTF-8 (`| Out-File -Encoding utf8`)"
+        )
 
 
 def median_cost(values: ArrayLike) -> Cost:

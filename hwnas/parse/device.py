@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hwnas.parse.base import Reader, Reading, parsers
-from hwnas.parse.figures import line_of, read_object
+from hwnas.parse.where import line_of, read_object
 
 FORMAT = "hwnas-device"
 FIELDS = ("device", "runtime_version", "precision", "batch", "threads")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from hwnas.core.errors import ParseError
-from hwnas.parse.base import HEAD_BYTES, Reader, Reading, parsers
+from hwnas.parse.base import Reader, Reading, parsers, read_head
 
 _PART = re.compile(
     r"(^|[-_.])(times?|profile|profiling|layers|layer[-_]?info|ops|op[-_]profile|results?|samples|perf|perf[-_]test|"
@@ -61,15 +61,15 @@ class Family(Reader):
 
     def files(self, path: Path) -> tuple[Path, ...]:
         family = (path, *(p for p in self.folder.get(base_name(path), ()) if p != path))
-        return tuple(p for p in family if self.part(_head(p)) is not None)
+        return tuple(p for p in family if self.part(read_head(p)) is not None)
 
     def read(self, path: Path) -> Reading:
-        if self.part(_head(path)) is None:
+        if self.part(read_head(path)) is None:
             raise ParseError(path, "not a log of this format, or damaged in its first lines", 1)
         self._refuse_strangers(path)
         parts: dict[str, Path] = {}
         for file in self.files(path):
-            part = self.part(_head(file)) or ""
+            part = self.part(read_head(file)) or ""
             if part in parts:
                 raise ParseError(
                     file, f"is the {part} of a run as {parts[part].name} is: two runs of one name; parse one of them"
@@ -82,16 +82,8 @@ class Family(Reader):
         base = base_name(path)
         for file in self.folder.get(base, ()) if base else ():
             named = file.suffix in (".txt", ".log") or file.stem != base
-            if named and not any(parsers.get(name)().matches(file, _head(file)) for name in parsers):
+            if named and not any(parsers.get(name)().matches(file, read_head(file)) for name in parsers):
                 raise ParseError(
                     file,
                     f"is of the run of {path.name} by its name, but no reader knows it: damaged in its first lines",
                 )
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as handle:
-            return handle.read(HEAD_BYTES)
-    except OSError as error:
-        raise ParseError(path, f"cannot be read ({error.strerror or error})") from error

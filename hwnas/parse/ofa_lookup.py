@@ -20,8 +20,8 @@ import yaml
 from hwnas.core.errors import InputError, ParseError
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
-from hwnas.parse.base import HEAD_BYTES, Reader, Reading, Record, parsers, read_lines
-from hwnas.parse.figures import Where, line_of
+from hwnas.parse.base import Reader, Reading, Record, parsers, read_head, read_lines
+from hwnas.parse.where import Where, line_of
 from hwnas.spaces import Primitive
 from hwnas.spaces.mobile import conv, div8, linear, mbconv, pool
 
@@ -67,8 +67,7 @@ class OfaLookup(Reader):
         return tuple(sorted([path, *(p for p in others if self._is_table(p))]))
 
     def _is_table(self, path: Path) -> bool:
-        with path.open("rb") as handle:
-            return self.matches(path, handle.read(HEAD_BYTES))
+        return self.matches(path, read_head(path))
 
     def read(self, path: Path) -> Reading:
         tables: dict[int, tuple[Path, dict[str, Entry]]] = {}

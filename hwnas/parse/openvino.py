@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,17 +13,18 @@ from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
 from hwnas.parse.base import Part, Reading, Record, parsers, read_lines
 from hwnas.parse.family import Family, model_name
-from hwnas.parse.figures import Where, line_of, read_object
+from hwnas.parse.where import Where, line_of, read_object
 
 _TEXT = {
     "count": r"Count:\s+(\S+) iterations",
     "duration": r"Duration:\s+(\S+) ms",
-    "median": r"Median:\s+(\S+) (ms|us)",
-    "average": r"(?:Average|AVG):\s+(\S+) (ms|us)",
+    "median": r"(?:Median|Latency):\s+(\S+) (ms|us)",
+    "average": r"(?:Average|Avg|AVG):\s+(\S+) (ms|us)",
     "minimum": r"(?:Min|MIN):\s+(\S+) (ms|us)",
     "maximum": r"(?:Max|MAX):\s+(\S+) (ms|us)",
     "throughput": r"Throughput:\s+(\S+) FPS",
-    "batch": r"Model batch size:\s+(\d+)",
+    "batch": r"(?:Model|Network) batch size:\s+(\d+)",
+    "requests": r"asynchronously, (\d+) inference requests",
     "threads": r"INFERENCE_NUM_THREADS:\s*(\d+)",
     "first": r"First inference took (\S+) ms",
 }
@@ -50,6 +52,11 @@ _NAMES = {
 _COUNTERS = "layerName;execStatus;layerType;execType;realTime (ms);cpuTime (ms)"
 _SECTIONS = {"Command line parameters": "cmd_options", "Configuration setup": "configuration_setup",
              "Execution results": "execution_results"}  # fmt: skip
+_SECTION = re.compile(rb"(Command line parameters|Configuration setup|Execution results);?\r?\n")
+_GROUPS = "Group Latencies"
+_NEEDED = frozenset(("count", "duration", "throughput"))
+_STATUSES = frozenset(("EXECUTED", "OPTIMIZED_OUT", "NOT_RUN"))
+_TWO_DIGITS = 5.1e-3
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -61,18 +68,20 @@ class OpenVino(Family):
         if head.lstrip()[:1] == b"{":
             if b'"execution_results"' in head or b'"cmd_options"' in head or b'"configuration_setup"' in head:
                 return "report"
-            return "counters" if b'"report_type"' in head else None
+            counters = (b'"report_type"', b'"avg_performance"', b'"detailed_performance"')
+            return "counters" if any(name in head for name in counters) else None
         if head.startswith(_COUNTERS.encode()):
             return "counters"
-        if head.startswith(tuple(name.encode() + b"\n" for name in _SECTIONS)):
+        if _SECTION.match(head):
             return "report"
         return "log" if b"[Step 1/11]" in head or b"[Step 2/11]" in head or b"Execution Devices:" in head else None
 
     def combine(self, name: str, parts: Mapping[str, Path]) -> Reading:
         text, texts = _read_text(parts["log"]) if "log" in parts else ({}, {})
         stated, setup = _read_report(parts["report"]) if "report" in parts else ({}, {})
-        for key in text.keys() & stated.keys():
-            Where(parts["report"]).agree(f"{key} (in {parts['log'].name} and here)", stated[key], text[key])
+        for key in sorted(text.keys() & stated.keys()):
+            what = f"{key} (in {parts['log'].name} and here)"
+            Where(parts["report"]).agree(what, stated[key], text[key], absolute=_TWO_DIGITS)
         figures = {**text, **stated}
         source = next(parts[part] for part in ("report", "log", "counters") if part in parts)
         layers = _read_counters(parts["counters"]) if "counters" in parts else ()
@@ -89,7 +98,7 @@ class OpenVino(Family):
             batch=Where(source).count(batch, "batch size") if batch is not None else None,
             threads=int(figures["threads"]) if "threads" in figures else None,
             details=_details(figures, layers),
-            flags=flags,
+            flags=flags + _doubts(Where(source), figures, {**texts, **setup}),
             parts=layers,
         )
         return Reading((record,), source)
@@ -114,6 +123,13 @@ def _cost(figures: Mapping[str, float], layers: tuple[Part, ...]) -> tuple[dict[
     return costs, ("throughput_only",)
 
 
+def _doubts(where: Where, figures: Mapping[str, float], setup: Mapping[str, Any]) -> tuple[str, ...]:
+    """`concurrent`: several requests at a time, whose latencies grow with their number; `several_shapes` of inputs."""
+    stated = (figures.get("requests"), setup.get("number of parallel infer requests"), setup.get("nireq"))
+    requests = [where.number(value, "parallel requests") for value in stated if value is not None]
+    return ("concurrent",) * (max(requests, default=1) > 1) + ("several_shapes",) * ("shapes" in setup)
+
+
 def _details(figures: Mapping[str, float], layers: tuple[Part, ...]) -> dict[str, Any]:
     names = {"average": "mean_ms", "minimum": "min_ms", "maximum": "max_ms", "first": "first_ms"}
     details: dict[str, Any] = {name: figures[key] for key, name in names.items() if key in figures}
@@ -122,17 +138,24 @@ def _details(figures: Mapping[str, float], layers: tuple[Part, ...]) -> dict[str
     return details
 
 
-def _check(where: Where, figures: Mapping[str, float], batch: float = 1.0) -> None:
-    """Refuse figures out of order, and a rate that is neither count over time nor, as older versions, of the median."""
+def _check(where: Where, figures: Mapping[str, float], batch: float | None = 1.0) -> None:
+    """Refuse figures out of order, and a rate that is neither count over time nor, as older versions, of the median.
+
+    All latencies together are no longer than the run, as many times as there are requests.
+    `batch` is None where inferences were of several shapes, so that their number of images is not known.
+    """
     where.rising("latency", figures.get("minimum"), figures.get("median"), figures.get("maximum"))
     where.rising("average latency", figures.get("minimum"), figures.get("average"), figures.get("maximum"))
-    if {"throughput", "count", "duration"} <= figures.keys() and figures["duration"]:
-        rates = [1e3 * batch * figures["count"] / figures["duration"]]
-        if figures.get("median"):
-            rates.append(1e3 * batch / figures["median"])
-        off = min(abs(figures["throughput"] / rate - 1) if rate else 0.0 for rate in rates)
-        if off > 0.01:
-            where.agree("throughput", figures["throughput"], rates[0])
+    shortest = max(figures.get("average", 0.0) - _TWO_DIGITS, 0.0)
+    spent = shortest * figures["count"] / figures.get("requests", math.inf)
+    if spent > 1.02 * figures["duration"]:
+        where.refuse(f"its inferences took {spent:g} ms a request, the run {figures['duration']:g} ms")
+    if batch and figures["duration"]:
+        median = figures.get("median")
+        inverse = 1e3 * batch / median if median else math.inf
+        if not median or abs(figures["throughput"] / inverse - 1) > 1e-3 + _TWO_DIGITS / median:
+            rate = 1e3 * batch * figures["count"] / figures["duration"]
+            where.agree("throughput", figures["throughput"], rate, 1e-3, _TWO_DIGITS)
 
 
 def _read_text(path: Path) -> tuple[dict[str, float], dict[str, str]]:
@@ -143,20 +166,20 @@ def _read_text(path: Path) -> tuple[dict[str, float], dict[str, str]]:
     for n, line in enumerate(lines, 1):
         where = Where(path, n)
         if "Latency for each data shape group" in line:
-            break
+            texts["shapes"] = "several"
         for name, pattern in _TEXT.items():
-            if match := re.search(pattern, line):
+            if ("shapes" not in texts or name == "throughput") and (match := re.search(pattern, line)):
                 scale = 1e-3 if match.lastindex == 2 and match[2] == "us" else 1.0
-                value = scale * where.number(match[1], name)
-                if figures.setdefault(name, value) != value:
-                    where.refuse(f"{name} is {value:g} here and {figures[name]:g} before: one run a file, please")
-        if match := re.search(r"Build \.+ (\d+\.\d+)", line):
+                where.once(figures, name, scale * where.number(match[1], name))
+        if match := re.search(r"Build ?\.+ (\d+\.\d+)", line):
             texts.setdefault("version", match[1])
         if match := re.search(r"Execution Devices:\s*(\[.*\]|\S+)", line):
             texts["device"] = _device(match[1])
-    if "throughput" not in figures or "count" not in figures:
-        raise ParseError(path, "has no count and throughput: the log is cut short, or the run failed", len(lines))
-    _check(Where(path, len(lines)), figures, figures.get("batch", 1.0))
+    if not figures.keys() >= _NEEDED:
+        raise ParseError(
+            path, "has no count, duration and throughput: the log is cut short, or the run failed", len(lines)
+        )
+    _check(Where(path, len(lines)), figures, None if "shapes" in texts else figures.get("batch", 1.0))
     return figures, texts
 
 
@@ -180,38 +203,53 @@ def _read_report(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
         setup |= report[section] if isinstance(report.get(section), dict) else {}
     if not isinstance(results, dict) or "error" in results:
         where.refuse(f"the run failed: {str(results)[:120]}")
-    percentile = line_of(path, "percentile_boundary").number(results.get("percentile_boundary", 50), "percentile", 1)
-    if percentile > 100:
-        where.refuse(f"percentile_boundary is {percentile:g}, expected at most 100")
+    percentile = _percentile(path, results)
     figures: dict[str, float] = {}
     for label, value in results.items():
         name = _NAMES.get(label.lower())
         if name is None or (name == "median" and percentile != 50):
             continue
         place = line_of(path, label)
-        number = place.number(value, label)
-        if figures.setdefault(name, number) != number:
-            place.refuse(f"{label} is {number:g}, stated before as {figures[name]:g}")
-    if "throughput" not in figures or "count" not in figures:
-        where.refuse("has no iterations and throughput among its results: cut short, or the run failed")
-    _check(where, figures, where.number(_batch(setup, 1), "batch size", 1))
+        place.once(figures, name, place.number(value, label))
+    if not figures.keys() >= _NEEDED:
+        where.refuse("has no iterations, time and throughput among its results: cut short, or the run failed")
+    if set(report) - set(_SECTIONS.values()):
+        setup["shapes"] = "several"
+    _check(where, figures, None if "shapes" in setup else where.number(_batch(setup, 1), "batch size", 1))
     return figures, setup
 
 
+def _percentile(path: Path, results: Mapping[str, Any]) -> float:
+    """Of which percentile the stated `latency` is: 50, the median, where the report does not say."""
+    name = next((name for name in ("percentile_boundary", "Percentile boundary") if name in results), None)
+    if name is None:
+        return 50.0
+    place = line_of(path, name)
+    value = place.number(results[name], name, 1)
+    if value > 100:
+        place.refuse(f"{name} is {value:g}, expected at most 100")
+    return value
+
+
 def _read_csv(path: Path, lines: list[str]) -> dict[str, Any]:
+    """The sections of a report by name, each a table of texts; the C++ tool writes a `;` after the last cell too."""
     report: dict[str, dict[str, str]] = {}
     section = ""
     for n, line in enumerate(lines, 1):
-        if line.strip() in _SECTIONS:
-            section = _SECTIONS[line.strip()]
+        name = line.strip().removesuffix(";")
+        if name == _GROUPS:
+            report[_GROUPS] = {}
+            break
+        if name in _SECTIONS:
+            section = _SECTIONS[name]
             if section in report:
-                Where(path, n).refuse(f"`{line.strip()}` stands twice: one run a file, please")
+                Where(path, n).refuse(f"`{name}` stands twice: one run a file, please")
             report[section] = {}
-        elif line.strip():
-            key, separator, value = line.partition(";")
+        elif name:
+            key, separator, value = line.strip().partition(";")
             if not separator or key in report.get(section, _NOTHING):
                 Where(path, n).refuse("a name and its value with `;` between are expected, each name once in a section")
-            report.setdefault(section, {})[key] = value
+            report.setdefault(section, {})[key] = value.removesuffix(";")
     return report
 
 
@@ -222,32 +260,34 @@ def _read_counters(path: Path) -> tuple[Part, ...]:
         return _read_counters_json(path)
     tables: list[list[Part]] = []
     closed = 0
+    width = 1 + lines[0].rstrip(";").count(";")
     for n, line in enumerate(lines, 1):
-        where, cells = Where(path, n), line.rstrip(";").split(";")
+        where = Where(path, n)
         if line.startswith(_COUNTERS):
             tables.append([])
-        elif line.startswith("Total;"):
-            closed += 1
-            total = where.number(cells[4] if len(cells) > 4 else "", "total")
-            _check_total(where, total, tables[-1])
         elif line.strip():
-            if len(cells) != 6:
-                where.refuse(f"6 cells expected, {len(cells)} found")
-            tables[-1].append(_layer(where, cells[0], cells[2], cells[1], cells[4]))
+            name, status, kind, _, time, *_ = where.cells(line.strip().removesuffix(";"), ";", width)
+            if name == "Total":
+                closed += 1
+                _check_total(where, where.number(time, "total"), tables[-1])
+            else:
+                tables[-1].append(_layer(where, name, kind, status, time))
     if closed != len(tables):
         raise ParseError(path, "a table of layers has no total: the file is cut short", len(lines))
     return _mean(tables)
 
 
 def _check_total(where: Where, total: float, layers: list[Part]) -> None:
-    """Refuse a total that is not the sum of its layers, each rounded to a microsecond."""
-    where.agree("total real time", total, sum(p.latency_ms for p in layers), 1e-3, 6e-4 * (len(layers) + 1))
+    """Refuse a total that is not the sum of its layers: all are whole microseconds."""
+    where.agree("total real time", total, sum(p.latency_ms for p in layers), 0, 6e-4)
 
 
 def _layer(where: Where, name: Any, kind: Any, status: Any, milliseconds: Any) -> Part:
     """A layer; `n` is 0 where it did not run."""
-    ran = str(status).split(".")[-1] in ("EXECUTED", "Executed")
-    return Part(str(name), str(kind), where.number(milliseconds, "real time"), int(ran))
+    state = str(status).split(".")[-1].upper()
+    if state not in _STATUSES:
+        where.refuse(f"the status of {str(name)[:60]} is {str(status)[:40]!r}, expected {', '.join(sorted(_STATUSES))}")
+    return Part(str(name), str(kind), where.number(milliseconds, "real time"), int(state == "EXECUTED"))
 
 
 def _mean(tables: list[list[Part]]) -> tuple[Part, ...]:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from hwnas.core.errors import InputError, ParseError
 from hwnas.core.table import Cost
 from hwnas.core.units import quantity_of
-from hwnas.parse.base import ColumnMapping, Reader, Reading, Record, number, parsers, read_lines
+from hwnas.parse.base import ColumnMapping, Reader, Reading, Record, parsers, read_lines
 from hwnas.parse.power import PowerLog, Window, increasing
+from hwnas.parse.where import Where
 
 GROUPS = {
     "PS mW": ("VCCPSINTFP", "VCCPSINTLP", "VCCPSAUX", "VCCPSPLL", "VCCPSDDR", "VCCPSDDRPLL"),
@@ -79,12 +80,11 @@ def _semicolons(path: Path) -> dict[str, NDArray[np.float64]]:
         raise ParseError(path, "the last line has no end: the file is cut short", len(lines))
     rows = []
     for n, line in enumerate(lines[1:-1], 2):
-        cells = line.split(";")
-        if len(cells) != len(header):
-            raise ParseError(path, f"{len(header)} cells expected, {len(cells)} found", n)
-        rows.append([number(path, n, cell, name, -1e12) for cell, name in zip(cells, header, strict=True)])
+        where = Where(path, n)
+        cells = where.cells(line, ";", len(header))
+        rows.append([where.number(cell, name, -1e12) for cell, name in zip(cells, header, strict=True)])
         if rows[-1][0] != n - 2:
-            raise ParseError(path, f"sample {rows[-1][0]:g} stands where {n - 2} belongs: lines are missing", n)
+            where.refuse(f"sample {rows[-1][0]:g} stands where {n - 2} belongs: lines are missing")
     columns = np.array(rows).reshape(len(rows), len(header)).T
     return dict(zip(header, columns, strict=True))
 
@@ -133,7 +133,7 @@ def _window(base: Path) -> tuple[Window, ...]:
     cells = lines[1].split(";") if len(lines) > 1 else []
     if lines[0] != "Start(sec);End(sec)" or len(cells) != 2:
         raise ParseError(path, "expected the header `Start(sec);End(sec)` and one line of two times", len(lines))
-    start, end = (number(path, 2, cell, what) for cell, what in zip(cells, ("start", "end"), strict=True))
+    start, end = (Where(path, 2).number(cell, what) for cell, what in zip(cells, ("start", "end"), strict=True))
     if len({len(cell.strip().partition(".")[2]) for cell in cells}) > 1:
         raise ParseError(path, "start and end are not written alike: one of them is cut short", 2)
     return (Window(base.stem, start, end),)
@@ -156,11 +156,11 @@ class HwnasPower(Reader):
             raise ParseError(path, "no end mark with the number of samples: the log is cut short", entries[-1][0])
         times, values = [], []
         for n, entry in samples:
-            row = entry["mw"]
+            where, row = Where(path, n), entry["mw"]
             if not isinstance(row, list) or len(row) != len(rails):
-                raise ParseError(path, f"{len(rails)} rails expected in a sample", n)
-            times.append(number(path, n, str(entry.get("t")), "t"))
-            values.append([number(path, n, str(cell), str(rail)) for cell, rail in zip(row, rails, strict=True)])
+                where.refuse(f"{len(rails)} rails expected in a sample")
+            times.append(where.number(entry.get("t"), "t"))
+            values.append([where.number(cell, str(rail)) for cell, rail in zip(row, rails, strict=True)])
         columns = np.array(values).reshape(len(values), len(rails)).T
         marks = [(n, e) for n, e in entries if "mark" in e]
         log = PowerLog(
@@ -183,7 +183,7 @@ def _marks(path: Path, marks: list[tuple[int, dict[str, Any]]]) -> tuple[Window,
     windows = []
     running: dict[str, float] = {}
     for n, mark in marks:
-        model, time = str(mark.get("model")), number(path, n, str(mark.get("t")), "t")
+        model, time = str(mark.get("model")), Where(path, n).number(mark.get("t"), "t")
         if mark["mark"] == "start":
             if running:
                 raise ParseError(path, f"{model} starts while {', '.join(running)} is running", n)
@@ -214,18 +214,20 @@ class KriaPlatformstats(Reader):
         answers: list[dict[str, float]] = []
         for n, line in enumerate(read_lines(path), 1):
             if re.fullmatch(r"\d+(\.\d+)?", line.strip()):
-                times.append(number(path, n, line, "time"))
+                times.append(Where(path, n).number(line, "time"))
             elif match := self._POWER.search(line):
                 if match[1] == "power":
                     answers.append({})
                 if not answers or match[1] in answers[-1]:
                     raise ParseError(path, f"SOM total {match[1]} stands outside an answer", n)
-                answers[-1][match[1]] = number(path, n, match[2], match[1])
+                answers[-1][match[1]] = Where(path, n).number(match[2], match[1])
                 _check_answer(path, n, answers[-1])
             elif "SOM total" in line:
                 raise ParseError(path, f"not readable: {line.strip()!r}", n)
         if any(set(answer) != set(answers[0]) for answer in answers):
             raise ParseError(path, "an answer lacks power, current or voltage: the log is cut short")
+        if not answers:
+            raise ParseError(path, "holds no answer of xlnx_platformstats", 1)
         power = np.array([answer["power"] for answer in answers])
         if not times:
             details = {"mean_power_mw": float(power.mean()), "samples": len(power)}
@@ -254,6 +256,8 @@ class MappedColumns(Reader):
 
     def __init__(self, mapping: ColumnMapping) -> None:
         self.mapping = mapping
+        if len(mapping.delimiter) != 1 or mapping.delimiter in '\r\n"':
+            raise InputError(f"a column mapping's delimiter is {mapping.delimiter!r}, expected one character")
         if bool(mapping.rails) == bool(mapping.metrics):
             raise InputError("a column mapping names either `rails` (with `time`) or `metrics` (with `subject`)")
         if mapping.rails and (mapping.time is None or (mapping.start is None) != (mapping.end is None)):
@@ -270,7 +274,7 @@ class MappedColumns(Reader):
                 raise InputError(f"metric_units: {metric} in {unit!r} is unknown; known are {known or 'none'}")
 
     def matches(self, path: Path, head: bytes) -> bool:
-        return path.suffix == ".csv"
+        return path.suffix in (".csv", ".tsv")
 
     def read(self, path: Path) -> Reading:
         rows = self._rows(path)
@@ -299,17 +303,14 @@ class MappedColumns(Reader):
     def _power(self, path: Path, rows: list[dict[str, str]]) -> tuple[Record, ...]:
         m = self.mapping
         scale = SECONDS[m.time_unit]
-        times = [scale * number(path, n, row[str(m.time)], str(m.time)) for n, row in enumerate(rows, 2)]
-        rails = {
-            rail: np.array([MILLIWATTS[m.power_unit] * number(path, n, r[col], col) for n, r in enumerate(rows, 2)])
-            for rail, col in m.rails.items()
-        }
+        times = scale * _column(path, rows, str(m.time))
+        rails = {rail: MILLIWATTS[m.power_unit] * _column(path, rows, name) for rail, name in m.rails.items()}
         window = (
             (Window(path.stem, scale * m.start, scale * m.end, m.inferences),)
             if m.start is not None and m.end is not None
             else ()
         )
-        return PowerLog(path, increasing(path, times, 2), rails, window).records()
+        return PowerLog(path, increasing(path, list(times), 2), rails, window).records()
 
     def _costs(self, path: Path, rows: list[dict[str, str]]) -> tuple[Record, ...]:
         m = self.mapping
@@ -320,12 +321,13 @@ class MappedColumns(Reader):
             "precision": m.precision,
             "batch": m.batch,
         }
+        costs = {metric: scales[metric] * _column(path, rows, name) for metric, name in m.metrics.items()}
         return tuple(
-            Record(
-                row[str(m.subject)],
-                path,
-                {metric: Cost(scales[metric] * number(path, n, row[col], col)) for metric, col in m.metrics.items()},
-                **shared,
-            )
-            for n, row in enumerate(rows, 2)
+            Record(row[str(m.subject)], path, {metric: Cost(float(costs[metric][n])) for metric in costs}, **shared)
+            for n, row in enumerate(rows)
         )
+
+
+def _column(path: Path, rows: list[dict[str, str]], name: str) -> NDArray[np.float64]:
+    """The numbers of a column, the first row on line 2."""
+    return np.array([Where(path, n).number(row[name], name) for n, row in enumerate(rows, 2)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +15,13 @@ from hwnas.core.errors import InputError, ParseError
 from hwnas.core.files import write_text
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
-from hwnas.parse.base import HEAD_BYTES, ColumnMapping, Reader, Reading, Record, parsers, refuse_binary
+from hwnas.parse.base import ColumnMapping, Reader, Reading, Record, parsers, read_head, refuse_binary
 from hwnas.parse.family import by_base
 from hwnas.parse.rails import MappedColumns
 from hwnas.parse.subjects import MANIFEST, Subjects
 from hwnas.spaces import SearchSpace
+
+ARCHIVES = (".gz", ".tgz")
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,7 @@ class Entry:
         row: dict[str, Any] = {"subject": r.subject, "primitive": self.primitive, "arch": self.arch}
         for metric, cost in r.costs.items():
             row |= {metric: cost.value, f"{metric}_low": cost.low, f"{metric}_high": cost.high, f"{metric}_n": cost.n}
-        row = {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
-        return row | dict(r.details) | {"device": r.device, "flags": " ".join(r.flags), "source": str(r.source)}
+        return _known(row) | dict(r.details) | {"device": r.device, "flags": " ".join(r.flags), "source": str(r.source)}
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,15 @@ class ParseReport:
         """Records that are of no primitive of the space and of no network of a bundle."""
         return tuple(e for e in self.entries if e.primitive is None and e.arch is None)
 
+    @property
+    def without_latency(self) -> tuple[str, ...]:
+        """Primitives and architectures of which only a throughput is known."""
+        costs: dict[str, set[str]] = {}
+        for entry in self.entries:
+            costs.setdefault(entry.primitive or entry.arch or "", set()).update(entry.record.costs)
+        found = (key for key, metrics in costs.items() if key and "throughput_ips" in metrics)
+        return tuple(key for key in found if not any(metric.startswith("latency") for metric in costs[key]))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "n_records": len(self.entries),
@@ -70,6 +81,7 @@ class ParseReport:
                 for entry in self.entries
             ],
             "unmatched": [entry.record.subject for entry in self.unmatched],
+            "without_latency": list(self.without_latency),
             "unread": [str(path) for path in self.unread],
             "refused": [str(error) for error in self.refused],
         }
@@ -96,7 +108,12 @@ class ParseReport:
 
 
 def _parts(record: Record) -> list[dict[str, Any]]:
-    return [asdict(part) for part in record.parts]
+    return [_known(asdict(part)) for part in record.parts]
+
+
+def _known(row: dict[str, Any]) -> dict[str, Any]:
+    """`row` with None for NaN, which neither JSON nor a cell of a CSV file can hold."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -130,7 +147,8 @@ def parse(
     """
     paths = tuple(paths)
     files, manifests = _files(paths)
-    readings, unread, refused = _read_all(files, format, mapping)
+    named = frozenset(map(Path, paths))
+    readings, unread, refused = _read_all(files, named, format, mapping)
     if refused and not keep_going:
         if len(refused) > 1:
             refused[0].args = (
@@ -138,6 +156,8 @@ def parse(
             )
         raise refused[0]
     if not readings:
+        for path in unread:
+            refuse_binary(path, read_head(path))
         names = ", ".join(map(str, paths))
         known = f"no log of the known formats ({', '.join(parsers)}), or damaged in its first lines"
         raise refused[0] if refused else ParseError(names, f"{known}; read other CSV files with a column mapping")
@@ -171,8 +191,9 @@ def _files(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _read_all(
-    files: Sequence[Path], format: str, mapping: ColumnMapping | None
+    files: Sequence[Path], named: frozenset[Path], format: str, mapping: ColumnMapping | None
 ) -> tuple[list[Reading], list[Path], list[ParseError]]:
+    """What the files hold, those that are no log, and why logs are refused; an archive beside the logs is no log."""
     readings: list[Reading] = []
     refused: list[ParseError] = []
     unread: list[Path] = []
@@ -182,30 +203,45 @@ def _read_all(
         if path in taken:
             continue
         try:
-            reader = _reader(path, format, mapping)
+            archive = path.suffix in ARCHIVES and path not in named
+            reader = None if archive else _reader(path, format, mapping)
             if reader is None:
                 unread.append(path)
                 continue
             reader.folder = folders[path.parent]
             taken.update(reader.files(path))
-            readings.append(reader.read(path))
+            reading = reader.read(path)
+            _refuse_zero(reading)
+            readings.append(reading)
         except ParseError as error:
             refused.append(error)
     return readings, [path for path in unread if path not in taken], refused
 
 
+def _refuse_zero(reading: Reading) -> None:
+    """A cost of 0 is what a tool prints of one that has no digit left; what is above idle may be none."""
+    for record in reading.records:
+        for metric, cost in record.costs.items():
+            if cost.value == 0 and not metric.startswith("above_idle"):
+                raise ParseError(
+                    record.source,
+                    f"gives {metric} of {record.subject} as 0, below what the tool prints: "
+                    "measure a larger batch or with more digits, or leave it out",
+                )
+
+
 def _reader(path: Path, format: str, mapping: ColumnMapping | None) -> Reader | None:
     if format != "auto":
         return parsers.get(format)()
-    with path.open("rb") as handle:
-        head = handle.read(HEAD_BYTES)
+    head = read_head(path)
     refuse_binary(path, head)
     known = [name for name in parsers if parsers.get(name)().matches(path, head)]
     if len(known) > 1:
         raise ParseError(path, f"may be of the formats {', '.join(known)}; name one with --format")
     if known:
         return parsers.get(known[0])()
-    return MappedColumns(mapping) if mapping is not None and path.suffix == ".csv" else None
+    columns = MappedColumns(mapping) if mapping is not None else None
+    return columns if columns is not None and columns.matches(path, head) else None
 
 
 def _environment(readings: list[Reading]) -> dict[str, Any]:
@@ -264,8 +300,8 @@ def _table(entries: list[Entry], environment: dict[str, Any], space: SearchSpace
 
 
 def _target(records: list[Record], environment: dict[str, Any]) -> Target:
-    """The target that all records share; a record that leaves a field open says nothing about it."""
-    values: dict[str, Any] = {"device": "unknown", "runtime": "unknown"}
+    """The target that all records share; what neither a record nor the device's description says is `unknown`."""
+    values: dict[str, Any] = dict.fromkeys(("device", "runtime", "precision"), "unknown")
     for record in records:
         for name in ("device", "runtime", "runtime_version", "precision", "batch", "threads"):
             value = getattr(record, name)

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
 from hwnas.parse.base import Part, Reading, Record, parsers, read_lines
 from hwnas.parse.family import Family, model_name
-from hwnas.parse.figures import Where
+from hwnas.parse.where import Where
 
 RUNS = "Operator-wise Profiling Info for Regular Benchmark Runs"
-_STATISTICS = re.compile(r"(?<![\w(])count=(\d\S*)((?: \w+=\S+)+)")
-_SUMMARY = re.compile(
-    r"Inference timings in us: Init: (\S+), First inference: (\S+), Warmup \(avg\): (\S+), Inference \(avg\): (\S+)"
-)
+_LOGCAT = re.compile(r"^\d\d-\d\d \d\d:\d\d:\d\d\.\d+\s+\d+\s+\d+ [VDIWEF] \S+\s*: ?")
+_STATISTICS = re.compile(r"(?<![\w(])count=(\d\S*)((?: \w+=[^\s(]+(?:\(all same\))?)+)")
+_QUANTILES = frozenset(("p5", "median", "p95"))
+_SUMMARY = re.compile(r"nference timings in us: (.+)")
+_STATED = {
+    "Init": "init",
+    "First inference": "first",
+    "Warmup (avg)": "warm",
+    "Warmup": "warm",
+    "Inference (avg)": "mean",
+    "Inference": "mean",
+    "no stats": "mean",
+}
 _SETTINGS = {"graph": r"Graph: \[(.+)\]", "threads": r"Num threads: \[(\d{1,6})\]"}
-_CSV = "node type, start, first, avg_ms, %, cdf%, mem KB, times called, name"
+_ASKED = re.compile(r"Use (gpu|nnapi|hexagon|coreml)\s*: \[1\]", re.IGNORECASE)
+_APPLIED = re.compile(r"pplied (\S+) delegate, and the model graph will be (\w+) executed")
+_NOT_APPLIED = re.compile(r"Though (\S+) delegate is explicitly applied, the model graph will not be executed")
 _ROUNDING_MS = 5.1e-4
 
 
@@ -38,9 +49,9 @@ class Tflite(Family):
     """The latency is the median where the version prints one, else the mean over the timed runs (not the warm-up)."""
 
     def part(self, head: bytes) -> str | None:
-        if b"STARTING!" in head or b"Inference timings in us" in head or b"Loaded model" in head:
+        if b"STARTING!" in head or b"nference timings in us" in head or b"Loaded model" in head:
             return "log"
-        return "operations" if _CSV.encode() in head or b"[node type]" in head else None
+        return "operations" if b"node type, " in head or b"[node type]" in head else None
 
     def combine(self, name: str, parts: Mapping[str, Path]) -> Reading:
         source = parts.get("log", parts.get("operations"))
@@ -57,14 +68,14 @@ class Tflite(Family):
             assert operations is not None
             cost = Cost(operations.mean_ms, n=operations.runs)
         else:
-            cost, flags, details = _cost(log), () if "median" in log else ("mean_only",), details | _details(log)
+            cost, flags, details = _cost(log), log["flags"], details | _details(log)
         if log is not None and operations is not None and operations.runs != log["count"]:
             Where(parts.get("operations", source)).refuse(f"{operations.runs} runs profiled, {log['count']:g} timed")
         record = Record(
             subject=model_name(str(log["graph"])) if log and "graph" in log else name,
             source=source,
             costs={"latency_ms": cost},
-            runtime="tflite",
+            runtime=log["runtime"] if log else "tflite",
             threads=int(log["threads"]) if log and "threads" in log else None,
             details=details,
             flags=flags,
@@ -82,122 +93,182 @@ def _details(log: Mapping[str, Any]) -> dict[str, Any]:
     return details | ({"std_ms": log["std"] / 1e3} if "std" in log else {})
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines without what Android's logcat puts before each."""
+    return [_LOGCAT.sub("", line) for line in read_lines(path)]
+
+
 def _read_log(path: Path) -> dict[str, Any]:
-    """Figures of the timed runs in microseconds, and the settings."""
-    lines = read_lines(path)
-    series: list[tuple[Where, dict[str, float]]] = []
-    log: dict[str, Any] = {}
-    summary: tuple[Where, list[float]] | None = None
-    for n, line in enumerate(lines, 1):
-        where = Where(path, n)
-        for name, pattern in _SETTINGS.items():
-            if (match := re.search(pattern, line)) and log.setdefault(name, match[1]) != match[1]:
-                where.refuse(f"{name} is {match[1]} here and {log[name]} before: one run a file, please")
-        if summary is None and (match := _STATISTICS.search(line)):
-            series.append((where, _statistics(where, match)))
-        if match := _SUMMARY.search(line):
-            if summary is not None:
-                where.refuse("a second summary: one run a file, please")
-            names = ("Init", "First inference", "Warmup (avg)", "Inference (avg)")
-            values = [where.number(v, k) for v, k in zip(match.groups(), names, strict=True)]
-            summary = (where, values)
-    if summary is None or not series:
-        raise ParseError(path, "has no `Inference timings in us` after the runs: the log is cut short", len(lines))
-    where, (init, first, warm, mean) = summary
-    if len(series) > 2:
+    """Figures of the timed runs in microseconds, the settings, the runtime with its accelerator, and flags."""
+    lines = _lines(path)
+    where, stated = _summary(path, lines)
+    series = [
+        (Where(path, n), _statistics(Where(path, n), match))
+        for n, line in enumerate(lines[: where.line], 1)
+        if (match := _STATISTICS.search(line))
+    ]
+    if not 1 <= len(series) <= 2:
         where.refuse(f"{len(series)} series of runs before it; a warm-up and the timed runs are expected")
-    where.agree("Inference (avg)", mean, series[-1][1]["avg"])
+    timed = series[-1][1]
+    where.agree("Inference (avg)", stated["mean"], timed["avg"])
     if len(series) == 2:
-        where.agree("Warmup (avg)", warm, series[0][1]["avg"])
-        where.agree("First inference", first, series[0][1]["first"])
-    return log | series[-1][1] | {"init": init, "first_inference": first}
+        where.agree("Warmup (avg)", stated["warm"], series[0][1]["avg"])
+        where.agree("First inference", stated.get("first", series[0][1]["first"]), series[0][1]["first"])
+    runtime, flags = _accelerator("\n".join(lines))
+    flags += () if "median" in timed else ("mean_only",)
+    first = stated.get("first", series[0][1]["first"])
+    return timed | _settings(path, lines) | {
+        "init": stated["init"], "first_inference": first, "runtime": runtime, "flags": flags
+    }  # fmt: skip
+
+
+def _summary(path: Path, lines: list[str]) -> tuple[Where, dict[str, float]]:
+    """Where the log sums up, and the microseconds that it states there: `init`, `first`, `warm`, `mean`."""
+    found = [(Where(path, n), match[1]) for n, line in enumerate(lines, 1) if (match := _SUMMARY.search(line))]
+    if not found and any("BENCHMARK RESULTS" in line for line in lines):
+        raise ParseError(path, "written by LiteRT's benchmark_litert_model; only TFLite's benchmark_model is read")
+    if not found:
+        raise ParseError(path, "has no `Inference timings in us` after the runs: the log is cut short", len(lines))
+    if len(found) > 1:
+        found[1][0].refuse("a second summary: one run a file, please")
+    where, text = found[0]
+    stated: dict[str, float] = {}
+    for label, _, value in (pair.partition(": ") for pair in text.split(", ")):
+        if label not in _STATED or _STATED[label] in stated:
+            where.refuse(f"{label!r} is no figure of a summary, or stands twice: damaged")
+        stated[_STATED[label]] = where.number(value, label)
+    if not {"init", "warm", "mean"} <= set(stated):
+        where.refuse("the summary lacks Init, Warmup or Inference: cut short")
+    return where, stated
+
+
+def _settings(path: Path, lines: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for n, line in enumerate(lines, 1):
+        for name, pattern in _SETTINGS.items():
+            if match := re.search(pattern, line):
+                Where(path, n).once(found, name, match[1])
+    return found
+
+
+def _accelerator(text: str) -> tuple[str, tuple[str, ...]]:
+    """`tflite`, or such as `tflite-gpu` where a delegate that is not of the processor ran the model; and the doubts."""
+    applied = {name.lower(): how for name, how in _APPLIED.findall(text) if name.lower() != "xnnpack"}
+    refused = {name.lower() for name in _NOT_APPLIED.findall(text)} - {"xnnpack"}
+    names = set(applied) or {name.lower() for name in _ASKED.findall(text)} - refused
+    partly = ("partly_delegated",) if "partially" in applied.values() else ()
+    return "-".join(("tflite", *sorted(names))), ("not_delegated",) if refused and not names else partly
 
 
 def _statistics(where: Where, match: re.Match[str]) -> dict[str, float]:
-    """`count=50 first=.. curr=.. min=.. max=.. avg=.. std=..`, or `count=1 curr=..`, or `curr=..(all same)`."""
-    pairs = [pair.split("=", 1) for pair in match[2].split()]
-    values = {key: where.number(text.removesuffix("(all").strip(), key) for key, text in pairs}
-    values["count"] = where.count(match[1], "count")
-    if len(values) != len(pairs) + 1:
-        where.refuse("a figure stands twice")
-    if "avg" not in values:
-        if "curr" not in values or len(values) > 2:
-            where.refuse("lacks the figures of a series of runs: damaged")
-        values |= {"avg": values["curr"], "first": values["curr"]}
-        return values
-    quantiles = {"p5", "median", "p95"}
-    expected = {"count", "first", "curr", "min", "max", "avg", "std"} | (
-        quantiles if quantiles & set(values) else set()
-    )
+    """The figures of a series of runs in microseconds.
+
+    `count=50 first=.. curr=.. min=.. max=.. avg=.. std=..`; of one run or of equal ones only `count=1 curr=..` or
+    `curr=..(all same)`. Newer versions add `p5=.. median=.. p95=..` to each.
+    """
+    pairs = re.findall(r" (\w+)=([^\s(]+)", match[2])
+    values = {key: where.number(text, key) for key, text in pairs} | {"count": where.count(match[1], "count")}
+    if len(values) != len(pairs) + 1 or match.string[match.end() :].strip():
+        where.refuse("a figure stands twice, or cannot be read")
+    same = "avg" not in values and (values["count"] == 1 or "(all same)" in match[2])
+    known = {"count", "curr"} | (set() if same else {"first", "min", "max", "avg", "std"})
+    expected = known | (_QUANTILES if _QUANTILES & set(values) else set())
     if expected != set(values):
         where.refuse(f"{', '.join(sorted(expected ^ set(values)))} missing or unknown: damaged")
+    if same:
+        values = dict.fromkeys(("first", "min", "avg", "max", "median"), values["curr"]) | values
     where.rising("time", values["min"], values.get("p5"), values.get("median"), values.get("p95"), values["max"])
     for name in ("avg", "first", "curr"):
         where.rising(name, values["min"], values[name], values["max"])
     return values
 
 
+class _Row(NamedTuple):
+    """An operation: its time in one run, its share of the runs and that of all down to it (%), its calls in a run."""
+
+    where: Where
+    part: Part
+    share: float
+    running: float
+    calls: int
+
+
 def _read_operations(path: Path, required: bool) -> Operations | None:
     """The operations of the regular runs in the order they ran; None where there are none and none are `required`."""
-    lines = read_lines(path)
+    lines = _lines(path)
     starts = [n for n, line in enumerate(lines) if RUNS in line]
     if len(starts) > 1 or (required and not starts):
         raise ParseError(path, f"{len(starts)} profiles of regular runs; one is expected", len(lines))
     if not starts:
         return None
-    rows = _rows(path, lines, starts[0] + 1)
+    start, end = starts[0], _end(lines, starts[0])
+    rows = _rows(path, lines[:end], start + 1)
     timing = [
         (Where(path, n), match)
-        for n, line in enumerate(lines[starts[0] :], starts[0] + 1)
+        for n, line in enumerate(lines[start:end], start + 1)
         if "Timings (microseconds)" in line and (match := _STATISTICS.search(line))
     ]
     if len(timing) != 1:
-        raise ParseError(path, "the profile has not one line of `Timings`: it is cut short", len(lines))
-    where, match = timing[0]
-    values = _statistics(where, match)
-    parts = tuple(part for _, part, _ in rows)
-    whole = sum(part.latency_ms for part in parts)
-    rounding = _ROUNDING_MS * (len(parts) + 2)
+        raise ParseError(path, "the profile has not one line of `Timings`: it is cut short", end)
+    where, values = timing[0][0], _statistics(*timing[0])
+    whole = sum(row.part.latency_ms for row in rows)
+    rounding = _ROUNDING_MS * (sum(row.calls for row in rows) + 2)
     where.agree("mean of the runs (ms)", values["avg"] / 1e3, whole, 1e-3, rounding)
-    _check_percentages(rows, whole)
-    for n, line in enumerate(lines[starts[0] :], starts[0] + 1):
+    _check_percentages(rows, whole, rounding)
+    for n, line in enumerate(lines[start:end], start + 1):
         if found := re.search(r"(\d+) nodes observed|Number of nodes executed: (\d+)", line):
             where = Where(path, n)
-            where.agree("number of nodes", where.count(found[1] or found[2], "nodes", 0), len(parts), 0)
-    return Operations(parts, values["avg"] / 1e3, int(values["count"]))
+            where.agree("number of nodes", where.count(found[1] or found[2], "nodes", 0), len(rows), 0)
+    runs = int(values["count"])
+    return Operations(tuple(replace(row.part, n=runs) for row in rows), values["avg"] / 1e3, runs)
 
 
-def _rows(path: Path, lines: list[str], start: int) -> list[tuple[Where, Part, tuple[float, float]]]:
-    """Rows under the first header after line `start`: the operation, and its share and running share in percent."""
-    heads = [n for n in range(start, min(start + 4, len(lines))) if _CSV in lines[n] or "[node type]" in lines[n]]
+def _end(lines: list[str], start: int) -> int:
+    """Where the profile of the model itself ends: its subgraphs' and its delegates' insides have their own below."""
+    others = ("Subgraph (index:", "Delegate internal:")
+    return next((n for n in range(start, len(lines)) if lines[n].startswith(others)), len(lines))
+
+
+def _columns(line: str) -> list[str]:
+    """The names of a profile's columns, as its CSV has them, where `line` is its header; else nothing."""
+    names = re.findall(r"\[([^\]]+)\]", line) if "[node type]" in line else line.split(",")
+    names = [name.strip().lower().replace("avg ms", "avg_ms") for name in names]
+    return names if names[0] == "node type" and {"first", "avg_ms", "%", "cdf%", "name"} <= set(names) else []
+
+
+def _rows(path: Path, lines: list[str], start: int) -> list[_Row]:
+    """The rows under the first header after line `start`.
+
+    Times are those of a call. Numbers stand between the type and the name, which both may hold spaces and commas.
+    """
+    heads = [n for n in range(start, min(start + 4, len(lines))) if _columns(lines[n])]
     if not heads:
         raise ParseError(path, "the profile has no header: columns are missing, or it is cut short", start + 1)
-    separator = "," if _CSV in lines[heads[0]] else "\t"
+    columns, gap = _columns(lines[heads[0]]), r"\s*,\s*" if "node type," in lines[heads[0]] else r"\s+"
+    cells = gap.join(r"(-?[\d.]+(?:e[-+]?\d+)?)" + "%" * name.endswith("%") for name in columns[1:-1])
+    pattern = re.compile(rf"\s*(.*?){gap}{cells}(?:{gap}(.*))?")
     rows = []
     for n, line in enumerate(lines[heads[0] + 1 :], heads[0] + 2):
         if not line.strip() or line.startswith("="):
             break
-        where = Where(path, n)
-        cells = [cell.strip() for cell in line.strip("\n").lstrip("\t").split(separator)]
-        if len(cells) < 9:
-            where.refuse(f"9 cells expected, {len(cells)} found")
-        first, mean = (where.number(cells[i], what) for i, what in ((2, "first"), (3, "avg ms")))
-        shares = tuple(where.number(cells[i].removesuffix("%"), what) for i, what in ((4, "%"), (5, "cdf%")))
-        if not all(cells[i].endswith("%") for i in (4, 5)) or first < 0:
-            where.refuse("the 5th and 6th cell are percentages: columns are swapped")
-        where.number(cells[1], "start")
-        calls = where.number(cells[7], "times called")
-        rows.append((where, Part(separator.join(cells[8:]), cells[0], mean, int(calls)), (shares[0], shares[1])))
+        where, match = Where(path, n), pattern.fullmatch(line)
+        if match is None:
+            where.refuse(f"not a row of {', '.join(columns)}: columns are swapped, or it is damaged")
+        kind, *texts, name = match.groups()
+        cell = {key: where.number(text, key) for key, text in zip(columns[1:-1], texts, strict=True) if key != "mem kb"}
+        calls = where.count(cell.get("times called", 1), "times called")
+        rows.append(_Row(where, Part(name or "", kind, cell["avg_ms"] * calls), cell["%"], cell["cdf%"], calls))
     if not rows:
         raise ParseError(path, "the profile has no rows", heads[0] + 1)
     return rows
 
 
-def _check_percentages(rows: list[tuple[Where, Part, tuple[float, float]]], whole: float) -> None:
+def _check_percentages(rows: list[_Row], whole: float, rounding: float) -> None:
     running = 0.0
-    for where, part, (share, cumulative) in rows:
-        running += share
-        slack = 0.02 + 100 * _ROUNDING_MS * (len(rows) + 2) / whole if whole else 100.0
-        where.agree("share of an operation (%)", share, 100 * part.latency_ms / whole if whole else 0.0, 1e-3, slack)
-        where.agree("cumulative share (%)", cumulative, running, 1e-3, 0.001 * len(rows))
-    rows[-1][0].agree("last cumulative share (%)", rows[-1][2][1], 100.0, 1e-3)
+    for row in rows:
+        running += row.share
+        slack = 0.02 + 100 * rounding / whole if whole else 100.0
+        share = 100 * row.part.latency_ms / whole if whole else 0.0
+        row.where.agree("share of an operation (%)", row.share, share, 1e-3, slack)
+        row.where.agree("cumulative share (%)", row.running, running, 1e-3, 0.001 * len(rows))
+    rows[-1].where.agree("last cumulative share (%)", rows[-1].running, 100.0, 1e-3)

@@ -15,27 +15,31 @@ from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
 from hwnas.parse.base import Part, Reading, Record, median_cost, parsers, read_lines
 from hwnas.parse.family import Family, model_name
-from hwnas.parse.figures import Where, line_of, read_array, read_object
+from hwnas.parse.where import Where, line_of, read_array, read_object
 
 _METRICS = ("Latency", "End-to-End Host Latency", "Enqueue Time", "H2D Latency", "GPU Compute Time", "D2H Latency")
 _METRIC = re.compile(rf"(?:^|\] )({'|'.join(_METRICS)}): (min = .*)")
 _STATISTIC = re.compile(r"(min|max|mean|median|percentile\(\d+(?:\.\d+)?%\)) = (\S+) ms")
 _FIGURES = {
-    "throughput": r"Throughput: (\S+) qps",
+    "throughput": r"Throughput: (\S+) qps\b",
     "warmups": r"Warmup completed (\S+) queries",
     "queries": r"Timing trace has (\S+) queries",
-    "trace_s": r"Timing trace has \S+ queries over (\S+) s",
-    "wall_s": r"Total Host Walltime: (\S+) s",
-    "compute_s": r"Total GPU Compute Time: (\S+) s",
+    "trace_s": r"Timing trace has \S+ queries over (\S+) s\b",
+    "wall_s": r"Total Host Walltime: (\S+) s\b",
+    "compute_s": r"Total GPU Compute Time: (\S+) s\b",
 }
 _TEXTS = {
     "model": r"\] Model: (\S.*)",
-    "engine": r"\] (?:Load|Save) engine: (\S.*)",
+    "loaded": r"\] Load engine: (\S.*)",
+    "saved": r"\] Save engine: (\S.*)",
+    "batch": r"\] Batch: (\S+)",
+    "default_shape": r"Automatically overriding shape to: (\S+)",
     "device": r"Selected Device: (.+)",
     "precision": r"\] Precision: (.+)",
     "dimensions": r"[Ii]nput binding for .* with dimensions (\d{1,9}(?:x\d{1,9})*)",
-    "streams": r"\] Streams: (\d{1,6})",
+    "streams": r"\] (?:Inference )?Streams: (\d{1,6})",
 }
+_NEEDED = frozenset(("throughput", "queries", "wall_s", "compute_s"))
 _PRECISIONS = ("fp4", "int4", "int8", "fp8", "fp16", "bf16")
 _TIME_KEYS = ("h2d", "compute", "d2h")
 
@@ -54,6 +58,32 @@ class Log:
     @property
     def where(self) -> Where:
         return Where(self.path, self.line)
+
+    @property
+    def images(self) -> int:
+        """What --batch states: `queries`, `warmups` and `throughput` count so many for each inference."""
+        batch = self.texts.get("batch", "Explicit")
+        return 1 if batch == "Explicit" else self.where.count(batch, "Batch")
+
+    @property
+    def queries(self) -> int:
+        """Timed inferences; 0 where the log does not say."""
+        return int(self.figures.get("queries", 0)) // self.images
+
+    @property
+    def batch(self) -> int | None:
+        """Images in one inference: of --batch for engines without that dimension, else the input's first side."""
+        sides = self.texts.get("dimensions", "").split("x")
+        if self.images > 1 or (self.texts.get("batch", "Explicit") != "Explicit" and len(sides) == 3):
+            return self.images
+        return self.where.count(sides[0], "the first dimension") if len(sides) > 1 else None
+
+    @property
+    def precision(self) -> str | None:
+        """What was asked of the builder; of an engine that was loaded only flags that go beyond the default say it."""
+        stated = re.split(r"[+ (]", self.texts.get("precision", "").lower())
+        built = "fp32" if "fp32" in stated and "loaded" not in self.texts else None
+        return next((p for p in _PRECISIONS if p in stated), built)
 
 
 @parsers.register("trtexec")
@@ -88,7 +118,7 @@ class Trtexec(Family):
             costs={"latency_ms": cost} if cost else {},
             runtime="tensorrt",
             details=_details(log, layers, runs),
-            flags=flags,
+            flags=(*flags, *_doubts(log)),
             parts=layers,
             **_settings(log),
         )
@@ -101,15 +131,22 @@ def _cost(
     if times is not None:
         return median_cost(times), () if log else ("warm_up_included",)
     if log is not None:
-        return Cost(log.metrics["GPU Compute Time"]["median"], n=int(log.figures.get("queries", 0))), ()
+        return Cost(log.metrics["GPU Compute Time"]["median"], n=log.queries), ()
     if runs:
         return Cost(sum(layer.latency_ms for layer in layers), n=runs), ("sum_of_layers", "mean_only")
     return None, ("no_times",)
 
 
+def _doubts(log: Log | None) -> tuple[str, ...]:
+    """Several inferences at a time (`concurrent`); 1 taken for sizes that the model leaves open (`default_shape`)."""
+    texts = log.texts if log else {}
+    streams = ("concurrent",) if texts.get("streams", "1") != "1" else ()
+    return (*streams, "default_shape") if "default_shape" in texts else streams
+
+
 def _subject(log: Log | None) -> str:
-    path = (log.texts.get("model") or log.texts.get("engine") or "") if log else ""
-    return model_name(path)
+    found = (log.texts[name] for name in ("model", "loaded", "saved") if name in log.texts) if log else ()
+    return model_name(next(iter(found), ""))
 
 
 def _details(log: Log | None, layers: tuple[Part, ...], runs: int) -> dict[str, Any]:
@@ -118,7 +155,8 @@ def _details(log: Log | None, layers: tuple[Part, ...], runs: int) -> dict[str, 
         names = {"Latency": "host_latency_ms", "Enqueue Time": "enqueue_ms", "H2D Latency": "h2d_ms"}
         names["D2H Latency"] = "d2h_ms"
         details = {name: log.metrics[m]["median"] for m, name in names.items() if m in log.metrics}
-        details |= {"mean_ms": log.metrics["GPU Compute Time"]["mean"], "queries_per_s": log.figures["throughput"]}
+        details["mean_ms"] = log.metrics["GPU Compute Time"]["mean"]
+        details["queries_per_s"] = log.figures["throughput"] / log.images
         details |= {"streams": int(log.texts["streams"])} if log.texts.get("streams", "1") != "1" else {}
     if layers:
         details["layers"] = len(layers)
@@ -130,15 +168,11 @@ def _details(log: Log | None, layers: tuple[Part, ...], runs: int) -> dict[str, 
 def _settings(log: Log | None) -> dict[str, Any]:
     if log is None:
         return {}
-    stated = re.split(r"[+ (]", log.texts.get("precision", "").lower())
-    precision = next((p for p in _PRECISIONS if p in stated), "fp32" if "fp32" in stated else None)
-    sides = log.texts.get("dimensions", "").split("x")
-    batch = int(sides[0]) if sides[0].isdigit() and len(sides) > 1 else None
     return {
         "device": log.texts.get("device", ""),
         "runtime_version": log.version,
-        "precision": precision,
-        "batch": batch,
+        "precision": log.precision,
+        "batch": log.batch,
         "threads": 0,
     }
 
@@ -154,7 +188,7 @@ def read_log(path: Path) -> Log:
     started = any("&&&& RUNNING" in line for line in lines)
     if started and not any("&&&& PASSED" in line for line in lines):
         raise ParseError(path, "does not end in `&&&& PASSED`: the log is cut short", len(lines))
-    if "GPU Compute Time" not in log.metrics or "throughput" not in log.figures:
+    if "GPU Compute Time" not in log.metrics or not log.figures.keys() >= _NEEDED:
         raise ParseError(
             path, "has no whole performance summary (of TensorRT 8.2 or newer): cut short, or nothing ran", len(lines)
         )
@@ -174,14 +208,13 @@ def _read_line(log: Log, where: Where, line: str) -> None:
             where.refuse(f"{match[1]} stands twice, or lacks its minimum, maximum, mean or median")
         log.metrics[match[1]] = values
         log.line = where.line or 1
-        percentiles = [value for key, value in values.items() if key.startswith("percentile")]
-        where.rising(match[1], values["min"], values["median"], *(percentiles if "%" in line else ()), values["max"])
+        shares = {float(key[11:-2]): value for key, value in values.items() if key.startswith("percentile")}
+        middle = sorted(({50.0: values["median"]} | shares).items())
+        where.rising(match[1], values["min"], *(value for _, value in middle), values["max"])
         where.rising(f"mean {match[1]}", values["min"], values["mean"], values["max"])
     for name, pattern in _FIGURES.items():
         if match := re.search(pattern, line):
-            value = where.number(match[1], name)
-            if log.figures.setdefault(name, value) != value:
-                where.refuse(f"{name} is {value:g} here and {log.figures[name]:g} before: one run a file, please")
+            where.once(log.figures, name, where.number(match[1], name))
     for name, pattern in _TEXTS.items():
         if match := re.search(pattern, line):
             log.texts.setdefault(name, match[1].strip())
@@ -199,6 +232,8 @@ def _version(text: str) -> str:
 def _check(log: Log) -> None:
     """Refuse a total that is not its parts, a rate that is not its count over its time."""
     f, m, where = log.figures, log.metrics, log.where
+    if f.get("queries", 0) % log.images:
+        where.refuse(f"{f['queries']:g} queries are no multiple of the batch of {log.images}")
     if f.get("queries") and f.get("wall_s"):
         where.agree("throughput", f["throughput"], f["queries"] / f["wall_s"], 1e-3)
     if f.get("trace_s") and f.get("wall_s"):
@@ -207,12 +242,12 @@ def _check(log: Log) -> None:
     if "Latency" in m and all(part in m for part in parts):
         where.agree("mean latency", m["Latency"]["mean"], sum(m[part]["mean"] for part in parts), 1e-3)
     if f.get("queries") and "compute_s" in f:
-        where.agree("total GPU compute time", f["compute_s"], m["GPU Compute Time"]["mean"] * f["queries"] / 1e3, 1e-3)
+        where.agree("total GPU compute time", f["compute_s"], m["GPU Compute Time"]["mean"] * log.queries / 1e3, 1e-3)
 
 
 def read_times(path: Path) -> NDArray[np.float64]:
     """GPU milliseconds of each query of --exportTimes; raises `ParseError` where an entry contradicts itself."""
-    computes = []
+    computes: list[float] = []
     before = -np.inf
     for where, entry in read_array(path):
         start, end = (
@@ -226,7 +261,7 @@ def read_times(path: Path) -> NDArray[np.float64]:
         if "latencyMs" in entry and all(f"{key}Ms" in entry for key in _TIME_KEYS):
             total = sum(where.number(entry[f"{key}Ms"], f"{key}Ms") for key in _TIME_KEYS)
             where.agree("latencyMs", where.number(entry["latencyMs"], "latencyMs"), total)
-        if start == before:
+        if start == before and computes[-1] > _printed_step(start):
             where.refuse("two queries start at one time: lines are doubled")
         before = start
         computes.append(taken)
@@ -235,11 +270,16 @@ def read_times(path: Path) -> NDArray[np.float64]:
     return np.array(computes)
 
 
+def _printed_step(milliseconds: float) -> float:
+    """By how much two printed times differ at least: they have six digits, so that late ones are coarse."""
+    return float(10.0 ** (np.floor(np.log10(milliseconds)) - 5)) if milliseconds > 0 else 0.0
+
+
 def _compare(log: Log, times: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
     """The times after the warm-up, as many as the log says; refuse times of another run."""
-    n = int(log.figures.get("queries", len(times)))
+    n = log.queries if "queries" in log.figures else len(times)
     where = Where(path)
-    warm = int(log.figures.get("warmups", 0))
+    warm = int(log.figures.get("warmups", 0)) // log.images
     if n < 1 or len(times) not in (n, n + warm):
         found = f"holds {len(times)} queries, {log.path.name} states {n} after a warm-up of {warm}"
         where.refuse(f"{found}: lines are missing or doubled")

@@ -14,11 +14,11 @@ from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
 from hwnas.parse.base import Part, Reading, Record, median_cost, parsers, read_lines
 from hwnas.parse.family import Family
-from hwnas.parse.figures import Where, line_of, read_object
+from hwnas.parse.where import Where, line_of, read_object
 
 _PRINTED = re.compile(r"(?:BenchmarkResult|ProfileResult)\((.*)\)")
 _VALUE = re.compile(r"(min|mean|median|max|std)=([^,\s()]+)")
-_HEADER = re.compile(r"mean \(ms\)\s+median \(ms\)\s+max \(ms\)\s+min \(ms\)\s+std \(ms\)")
+_HEADER = re.compile(r"mean \(ms\)\s+(?:median \(ms\)\s+)?max \(ms\)\s+min \(ms\)\s+std \(ms\)")
 _STATISTICS: dict[str, Callable[..., Any]] = {
     "min": np.min,
     "mean": np.mean,
@@ -51,26 +51,24 @@ class Tvm(Family):
             details = {"calls": len(calls), "calls_ms": sum(call.latency_ms for call in calls)}
             flags = ("single_run",)
         if "timing" in parts:
-            cost = _read_timing(parts["timing"])
-            costs["latency_ms"] = cost
-            flags = () if cost.n else ("summary_only",)
+            costs["latency_ms"], flags = _read_timing(parts["timing"])
         source = parts.get("timing", parts.get("profile"))
         assert source is not None
         record = Record(name, source, costs, runtime="tvm", details=details, flags=flags, parts=calls)
         return Reading((record,), source)
 
 
-def _read_timing(path: Path) -> Cost:
+def _read_timing(path: Path) -> tuple[Cost, tuple[str, ...]]:
     lines = read_lines(path)
     if lines[0].lstrip().startswith("{"):
         value = read_object(path)
         where = line_of(path, '"results"')
         results = [where.number(v, "result") for v in where.items(value.get("results"), "results")]
         _compare(where, value, np.array(results))
-        return median_cost(np.array(results) * 1e3)
+        return median_cost(np.array(results) * 1e3), ()
     found = [(n, m) for n, line in enumerate(lines, 1) if (m := _PRINTED.search(line))]
     if len(found) == 1:
-        return _read_printed(Where(path, found[0][0]), found[0][1][1])
+        return _read_printed(Where(path, found[0][0]), found[0][1][1]), ()
     heads = [n for n, line in enumerate(lines) if _HEADER.search(line)]
     if found or len(heads) != 1:
         raise ParseError(path, f"{len(found) or len(heads)} results; one run a file, please", len(lines))
@@ -81,7 +79,7 @@ def _read_printed(where: Where, text: str) -> Cost:
     inner = re.search(r"results=[(\[]([^)\]]*)[)\]]", text + ")")
     if inner is None:
         where.refuse("has no results: cut short")
-    results = np.array([where.number(v.strip(), "result") for v in inner[1].split(",") if v.strip()])
+    results = np.array([where.number(value, "result") for value in inner[1].replace(",", " ").split()])
     if not len(results):
         where.refuse("has no results")
     stated = _VALUE.findall(text[: text.index("results=")])
@@ -91,15 +89,18 @@ def _read_printed(where: Where, text: str) -> Cost:
     return median_cost(results * 1e3)
 
 
-def _read_table(path: Path, lines: list[str], head: int) -> Cost:
+def _read_table(path: Path, lines: list[str], head: int) -> tuple[Cost, tuple[str, ...]]:
+    """The median of the table that TVM prints, the mean where an older version prints no median."""
     where = Where(path, head + 2)
+    names = re.findall(r"(\w+) \(ms\)", lines[head])
     cells = lines[head + 1].split() if head + 1 < len(lines) else []
-    if len(cells) != 5:
-        where.refuse(f"5 figures expected under the header, {len(cells)} found: cut short")
-    mean, median, maximum, minimum, _ = (where.number(cell, "time") for cell in cells)
-    where.rising("time", minimum, median, maximum)
-    where.rising("mean time", minimum, mean, maximum)
-    return Cost(median)
+    if len(cells) != len(names):
+        where.refuse(f"{len(names)} figures expected under the header, {len(cells)} found: cut short")
+    found = {name: where.number(cell, name) for name, cell in zip(names, cells, strict=True)}
+    where.rising("time", found["min"], found.get("median"), found["max"])
+    where.rising("mean time", found["min"], found["mean"], found["max"])
+    doubt = () if "median" in found else ("mean_only",)
+    return Cost(found.get("median", found["mean"])), ("summary_only", *doubt)
 
 
 def _compare(where: Where, stated: Mapping[str, Any], results: NDArray[np.float64]) -> None:

@@ -6,7 +6,6 @@ mean and maximum), and so do other files of the folder; wherever two of them dis
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 
 from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
-from hwnas.parse.base import MAX_DIGITS, Reader, Reading, Record, count, median_cost, number, parsers, read_lines
+from hwnas.parse.base import Reader, Reading, Record, median_cost, parsers, read_head, read_lines
+from hwnas.parse.where import MAX_DIGITS, Where, read_object
 
 SUMMARY, TRACE, PROFILE, META = "profile_summary.csv", "vart_trace.csv", "vitis_ai_profile.csv", "meta.json"
 XRT, XRT_SUMMARY, CHECKSUM = "xrt.run_summary", "summary.csv", "md5sum.txt"
@@ -123,8 +123,7 @@ class Vaitrace(Reader):
 
 def _sibling(path: Path, name: str) -> Path | None:
     """`path` itself where its content is that of `name`, else the file `name` beside it."""
-    head = path.open("rb").read(16)
-    if (name == SUMMARY) == head.startswith(b"Profile Summary"):
+    if (name == SUMMARY) == read_head(path).startswith(b"Profile Summary"):
         return path
     beside = path.with_name(name)
     return beside if beside.is_file() else None
@@ -142,7 +141,7 @@ def read_summary(path: Path) -> list[Kernel]:
     if tuple(header) != COLUMNS:
         raise ParseError(path, f"the columns are not those of a DPU summary ({', '.join(COLUMNS)})", start + 1)
     rows = [(n, line) for n, line in enumerate(lines[start + 1 :], start + 2) if line.strip()]
-    kernels = [_kernel(path, n, line) for n, line in rows]
+    kernels = [_kernel(Where(path, n), line) for n, line in rows]
     if not kernels:
         raise ParseError(path, "the DPU summary has no rows: the file is cut short, or nothing ran", start + 1)
     if len({(k.name, k.unit) for k in kernels}) != len(kernels):
@@ -170,19 +169,18 @@ def _over_cores(rows: list[Kernel]) -> Kernel:
     )
 
 
-def _kernel(path: Path, n: int, line: str) -> Kernel:
-    cells = line.split(",")
-    if len(cells) != len(COLUMNS) + 1 or cells[-1].strip():
-        raise ParseError(path, f"{len(COLUMNS)} cells and a trailing comma expected, {len(cells) - 1} found", n)
-    runs = count(path, n, cells[1], COLUMNS[1], 1)
-    values = [number(path, n, cell, name) for cell, name in zip(cells[3:-1], COLUMNS[3:], strict=True)]
-    kernel = Kernel(cells[0], n, runs, cells[2], *values)
+def _kernel(where: Where, line: str) -> Kernel:
+    name, runs, unit, *cells, rest = where.cells(line, ",", len(COLUMNS) + 1)
+    if rest.strip():
+        where.refuse(f"{len(COLUMNS)} cells and a trailing comma expected")
+    values = [where.number(cell, column) for cell, column in zip(cells, COLUMNS[3:], strict=True)]
+    kernel = Kernel(name, where.line or 0, where.count(runs, COLUMNS[1]), unit, *values)
     if not kernel.minimum_ms <= kernel.average_ms <= kernel.maximum_ms:
-        raise ParseError(path, "the minimum, average and maximum time are not in order", n)
+        where.refuse("the minimum, average and maximum time are not in order")
     if kernel.efficiency_percent > 100:
-        raise ParseError(path, f"a DPU efficiency of {kernel.efficiency_percent} % is impossible", n)
+        where.refuse(f"a DPU efficiency of {kernel.efficiency_percent} % is impossible")
     if kernel.bandwidth_mib_s and 1000 * kernel.memory_mib / kernel.bandwidth_mib_s > 1.01 * kernel.maximum_ms:
-        raise ParseError(path, "Mem IO over Mem Bandwidth is longer than the longest run: they contradict the times", n)
+        where.refuse("Mem IO over Mem Bandwidth is longer than the longest run: they contradict the times")
     return kernel
 
 
@@ -222,27 +220,26 @@ def _pair(path: Path, lines: list[str], start: int, names: dict[str, str], heade
     gops: dict[str, float] = {}
     threads, previous, last = set(), 0, 0.0
     for n, line in enumerate(lines[start:-1], start + 1):
-        cells = line.split(",")
-        if len(cells) != EVENT_CELLS:
-            raise ParseError(path, f"an event has {EVENT_CELLS} cells, this line {len(cells)}", n)
-        event, begin = count(path, n, cells[0], "event", 1), count(path, n, cells[1], "start event")
+        where = Where(path, n)
+        cells = where.cells(line, ",", EVENT_CELLS)
+        event, begin = where.count(cells[0], "event"), where.count(cells[1], "start event", 0)
         if event != previous + 1:
-            raise ParseError(path, f"event {event} follows event {previous}: lines are missing, doubled or moved", n)
-        time = number(path, n, cells[2], "time")
+            where.refuse(f"event {event} follows event {previous}: lines are missing, doubled or moved")
+        time = where.number(cells[2], "time")
         if time < last:
-            raise ParseError(path, f"time runs backwards, from {last:g} to {time:g} ms", n)
+            where.refuse(f"time runs backwards, from {last:g} to {time:g} ms")
         previous, last = event, time
         if begin == 0:
             open_events[event] = (time, cells[3:])
             continue
         if begin not in open_events:
-            raise ParseError(path, f"event {event} ends event {begin}, which is not running", n)
+            where.refuse(f"event {event} ends event {begin}, which is not running")
         began, cells_begin = open_events.pop(begin)
         if cells_begin != cells[3:]:
-            raise ParseError(path, f"event {event} ends event {begin}, but they describe different runs", n)
-        kernel, gop = _run(path, n, cells, names, time - began)
+            where.refuse(f"event {event} ends event {begin}, but they describe different runs")
+        kernel, gop = _run(where, cells, names, time - began)
         if gops.setdefault(kernel, gop) != gop:
-            raise ParseError(path, f"the workload of {kernel} changes from {gops[kernel]:g} to {gop:g} GOP", n)
+            where.refuse(f"the workload of {kernel} changes from {gops[kernel]:g} to {gop:g} GOP")
         durations.setdefault(kernel, []).append(round(time - began, 6))
         threads.add(cells[6])
     if open_events or not durations:
@@ -251,16 +248,16 @@ def _pair(path: Path, lines: list[str], start: int, names: dict[str, str], heade
     return Trace({k: np.array(v) for k, v in durations.items()}, gops, len(threads), header)
 
 
-def _run(path: Path, n: int, cells: list[str], names: dict[str, str], duration: float) -> tuple[str, float]:
+def _run(where: Where, cells: list[str], names: dict[str, str], duration: float) -> tuple[str, float]:
     """Kernel and workload of one run, its rate checked against its duration."""
     kernel = names.get(cells[5])
     if not kernel:
-        raise ParseError(path, f"kernel {cells[5]} is not in MAPPING", n)
-    gop, rate = number(path, n, cells[8], "GOP"), number(path, n, cells[9], "GOP/s")
+        where.refuse(f"kernel {cells[5]} is not in MAPPING")
+    gop, rate = where.number(cells[8], "GOP"), where.number(cells[9], "GOP/s")
     if duration <= 0:
-        raise ParseError(path, "a run of no duration", n)
+        where.refuse("a run of no duration")
     if gop and rate and abs(1000 * gop / duration / rate - 1) > 0.02:
-        raise ParseError(path, f"{gop:g} GOP in {duration:g} ms contradicts the stated {rate:g} GOP/s", n)
+        where.refuse(f"{gop:g} GOP in {duration:g} ms contradicts the stated {rate:g} GOP/s")
     return kernel, gop
 
 
@@ -347,12 +344,11 @@ def _bandwidth(path: Path) -> dict[str, float]:
     for n, line in enumerate(lines[start + 1 : -1], start + 2):
         if not line.strip():
             continue
-        cells = line.rstrip(",").split(",")
-        if len(cells) != len(header):
-            raise ParseError(path, f"{len(header)} cells expected, {len(cells)} found", n)
-        rows.append([number(path, n, cell, name) for cell, name in zip(cells, header, strict=True)])
+        where = Where(path, n)
+        cells = where.cells(line.rstrip(","), ",", len(header))
+        rows.append([where.number(cell, name) for cell, name in zip(cells, header, strict=True)])
         if len(rows) > 1 and rows[-1][0] >= rows[-2][0]:
-            raise ParseError(path, "samples run from the newest to the oldest; these two do not", n)
+            where.refuse("samples run from the newest to the oldest; these two do not")
     if not rows:
         return {}
     samples = np.array(rows)
@@ -374,12 +370,4 @@ def _checksum(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads("\n".join(read_lines(path)))
-    except (ValueError, RecursionError) as error:
-        raise ParseError(path, f"not readable as JSON ({str(error)[:80]})", getattr(error, "lineno", 1)) from error
-    if not isinstance(value, dict):
-        raise ParseError(path, f"holds a {type(value).__name__} where an object was expected")
-    return value
+    return read_object(path) if path.is_file() else {}

@@ -7,7 +7,8 @@ from typing import Any
 
 from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
-from hwnas.parse.base import Reader, Reading, Record, count, number, parsers, read_lines
+from hwnas.parse.base import Reader, Reading, Record, parsers, read_lines
+from hwnas.parse.where import Where
 
 COLUMNS = ("DPU Id", "Bat", "DPU SubGraph", "WL", "SW_RT", "HW_RT", "Effic", "LdWB", "LdFM", "StFM", "AvgBw")
 NEGLIGIBLE = "~0"
@@ -60,7 +61,7 @@ def read_table(path: Path) -> list[dict[str, float]]:
             continue
         if line in lines[heads[0] + 1 : n - 1]:
             raise ParseError(path, "a subgraph stands twice", n)
-        rows.append(_row(path, n, _cells(line)))
+        rows.append(_row(Where(path, n), line))
     rest = [line.strip() for line in lines[heads[0] + 1 + len(rows) :]]
     closed = any(line and (set(line) <= set("-+=") or line.startswith("Notes")) for line in rest)
     if not rows or not closed:
@@ -80,19 +81,18 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def _row(path: Path, n: int, cells: list[str]) -> dict[str, float]:
-    if len(cells) != len(COLUMNS):
-        raise ParseError(path, f"{len(COLUMNS)} cells expected, {len(cells)} found", n)
-    texts = dict(zip(COLUMNS, cells, strict=True))
-    row = {"Bat": float(count(path, n, texts["Bat"], "Bat", 1))}
+def _row(where: Where, line: str) -> dict[str, float]:
+    cells = where.cells(line.strip().strip("|"), "|", len(COLUMNS))
+    texts = dict(zip(COLUMNS, (cell.strip() for cell in cells), strict=True))
+    row = {"Bat": float(where.count(texts["Bat"], "Bat"))}
     for name in COLUMNS[3:]:
         text = texts[name].removesuffix("%").replace(",", "").strip()
-        row[name] = 0.0 if text == NEGLIGIBLE else number(path, n, text, name)
+        row[name] = 0.0 if text == NEGLIGIBLE else where.number(text, name)
     if not 0 < row["HW_RT"] <= row["SW_RT"] * 1.01:
-        raise ParseError(path, f"HW_RT {row['HW_RT']:g} ms and SW_RT {row['SW_RT']:g} ms contradict each other", n)
+        where.refuse(f"HW_RT {row['HW_RT']:g} ms and SW_RT {row['SW_RT']:g} ms contradict each other")
     if row["Effic"] > 100:
-        raise ParseError(path, f"a DPU efficiency of {row['Effic']:g} % is impossible", n)
+        where.refuse(f"a DPU efficiency of {row['Effic']:g} % is impossible")
     moved, bandwidth = row["LdWB"] + row["LdFM"] + row["StFM"], row["AvgBw"]
     if bandwidth > 1 and moved > 0.1 and abs(1000 * moved / row["HW_RT"] / bandwidth - 1) > 0.1:
-        raise ParseError(path, f"AvgBw {bandwidth:g} MB/s contradicts {moved:g} MB in {row['HW_RT']:g} ms", n)
+        where.refuse(f"AvgBw {bandwidth:g} MB/s contradicts {moved:g} MB in {row['HW_RT']:g} ms")
     return row

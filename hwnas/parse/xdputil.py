@@ -9,7 +9,8 @@ from typing import Any
 
 from hwnas.core.errors import ParseError
 from hwnas.core.table import Cost
-from hwnas.parse.base import Reader, Reading, Record, number, parsers, read_lines
+from hwnas.parse.base import Reader, Reading, Record, parsers, read_lines
+from hwnas.parse.where import Where
 
 _RESULT = re.compile(r"FPS\s*=\s*(\S+)\s+number_of_frames\s*=\s*(\S+)\s+time\s*=\s*(\S+)\s*seconds")
 _THREAD = re.compile(r"thread-\d+ processes (\d{1,18}) frames")
@@ -29,7 +30,7 @@ class XdputilQuery(Reader):
             value, _ = json.JSONDecoder().raw_decode(text[text.index("{") :])
             cores = [core for core in value["kernels"] if int(core.get("fingerprint", "0"), 16)]
             names = tuple(str(core["DPU Arch"]) for core in cores)
-            clocks = [number(path, 1, str(core["DPU Frequency (MHz)"]), "DPU Frequency (MHz)") for core in cores]
+            clocks = [Where(path, 1).number(core["DPU Frequency (MHz)"], "DPU Frequency (MHz)") for core in cores]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ParseError(path, f"not the whole answer of `xdputil query` ({error})") from error
         if not names:
@@ -65,16 +66,16 @@ class XdputilBenchmark(Reader):
         if len(found) != 1:
             what = "no result line: the run was cut short" if not found else "several results: one run a file, please"
             raise ParseError(path, what, len(lines))
-        n, match = found[0]
+        where, match = Where(path, found[0][0]), found[0][1]
         fps, frames, seconds = (
-            number(path, n, text.rstrip(".,"), what)
+            where.number(text.rstrip(".,"), what)
             for text, what in zip(match.groups(), ("FPS", "number_of_frames", "time"), strict=True)
         )
         if not frames or not seconds or abs(frames / seconds / fps - 1 if fps else 1) > 0.01:
-            raise ParseError(path, f"{frames:g} frames in {seconds:g} seconds are not the stated {fps:g} FPS", n)
+            where.refuse(f"{frames:g} frames in {seconds:g} seconds are not the stated {fps:g} FPS")
         shares = [int(m[1]) for line in lines if (m := _THREAD.search(line))]
         if shares and sum(shares) != frames:
-            raise ParseError(path, f"the threads processed {sum(shares)} frames, {frames:g} are stated", n)
+            where.refuse(f"the threads processed {sum(shares)} frames, {frames:g} are stated")
         model = next((m[1] for line in lines if (m := _MODEL.search(line))), path.stem)
         record = Record(
             subject=model,

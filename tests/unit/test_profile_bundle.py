@@ -39,6 +39,12 @@ print("Session creation time cost: 0.01 s")
 print(f"Total inference time cost: {{sum(times):.9f}} s")
 print(f"Total inference requests: {{len(times)}}")
 print(f"Average inference time cost: {{1e3 * sum(times) / len(times):.9f}} ms")
+print(f"Total inference run time: {{sum(times):.9f}} s")
+"""
+BENCHMARK_MODEL = """#!/bin/sh
+echo "Explicitly applied GPU delegate, and the model graph will be completely executed by the delegate."
+echo "count=50 first=601 curr=599 min=590 max=640 avg=600.5 std=8"
+echo "Inference timings in us: Init: 900, First inference: 601, Warmup (avg): 601, Inference (avg): 600.5"
 """
 
 
@@ -59,8 +65,8 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     yield {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}", "RUNS": "8", "HWNAS_DEVICE": 'My "board"'}
 
 
-def run(script: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, check=False)
+def run(script: Path, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", str(script), *options], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_models_are_those_of_the_manifest_at_its_batch(bundle: Path) -> None:
@@ -109,6 +115,26 @@ def test_a_stopped_run_goes_on_with_the_models_it_lacks(
     assert run(folder / "run_onnxruntime.sh", environment).returncode == 0
     assert (folder / "logs" / "onnxruntime" / "n00000.txt").read_text() == first
     assert len((folder / "logs" / "onnxruntime" / "n00001.samples.csv").read_text().splitlines()) == 8
+
+
+def test_an_accelerator_is_not_described_as_the_processor(
+    bundle: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    (folder / "tflite").mkdir()
+    for path in (folder / "onnx").glob("*.onnx"):
+        (folder / "tflite" / f"{path.stem}.tflite").write_text("a model")
+    tool = tmp_path / "bin" / "benchmark_model"
+    tool.write_text(BENCHMARK_MODEL)
+    tool.chmod(0o755)
+    unnamed = {key: value for key, value in environment.items() if key != "HWNAS_DEVICE"}
+    done = run(folder / "run_tflite.sh", unnamed, "--use_gpu=true")
+    assert done.returncode == 2 and "set HWNAS_DEVICE" in done.stderr
+    assert run(folder / "run_tflite.sh", environment, "--use_gpu=true").returncode == 0
+    table = parse([folder / "logs"], space=get_space(SPACE)).table
+    assert table is not None
+    assert (table.target.device, table.target.runtime, table.target.precision) == ("My board", "tflite-gpu", "unknown")
 
 
 TOOLS = {"run_onnxruntime.sh": "onnxruntime_perf_test", "run_trtexec.sh": "trtexec", "run_tflite.sh": "onnx2tf"}

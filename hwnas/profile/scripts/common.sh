@@ -41,6 +41,14 @@ describe() {
         "$(device_name)" "$2" "$(batch)" "$3" >"$1/device.json"
 }
 
+# accelerated: stop where nobody has named the accelerator that runs the models, for it is not the processor.
+accelerated() {
+    if [ -z "${HWNAS_DEVICE:-}" ]; then
+        echo "an accelerator has another name than the processor: set HWNAS_DEVICE to it" >&2
+        exit 2
+    fi
+}
+
 # pending LOG: true where LOG is not there yet; a run that was stopped goes on with the models it lacks.
 pending() {
     [ ! -s "$1" ]

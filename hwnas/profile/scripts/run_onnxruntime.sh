@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Time every model with onnxruntime_perf_test on the CPU. The same command goes on where it was stopped.
+# Time every model with onnxruntime_perf_test on the CPU, or with -e PROVIDER on the accelerator HWNAS_DEVICE.
+# The same command goes on where it was stopped.
 #   [RUNS=200] [THREADS=1] [HWNAS_DEVICE=NAME] ./run_onnxruntime.sh [OPTION_OF_PERF_TEST...]
 # shellcheck source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -9,6 +10,10 @@ runs="${RUNS:-200}"
 threads="${THREADS:-1}"
 logs="$bundle/logs/onnxruntime"
 mkdir -p "$logs"
+case " $* " in
+    *\ -e\ cpu\ *) ;;
+    *\ -e\ *) accelerated ;;
+esac
 describe "$logs" fp32 "$threads"
 
 for model in "$bundle"/onnx/*.onnx; do

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Time every model with TensorFlow Lite's benchmark_model. The same command goes on where it was stopped.
+# Time every model with TensorFlow Lite's benchmark_model, or with --use_gpu=true ... on the accelerator HWNAS_DEVICE.
+# The same command goes on where it was stopped.
 #   [RUNS=50] [THREADS=1] [HWNAS_DEVICE=NAME] ./run_tflite.sh [OPTION_OF_BENCHMARK_MODEL...]
 # Models are taken from tflite/ID.tflite; those that are not there are converted with onnx2tf, which may be done on
 # another machine beforehand: ./run_tflite.sh --convert-only
@@ -29,8 +30,15 @@ fi
 need benchmark_model
 threads="${THREADS:-1}"
 logs="$bundle/logs/tflite"
+precision=fp32
+case " $* " in
+    *\ --use_gpu=true\ * | *\ --use_nnapi=true\ * | *\ --use_hexagon=true\ * | *\ --use_coreml=true\ * | *\ --external_delegate_path=*)
+        accelerated
+        precision="" # the delegate chooses it, and says so nowhere
+        ;;
+esac
 mkdir -p "$logs"
-describe "$logs" fp32 "$threads"
+describe "$logs" "$precision" "$threads"
 for model in "$bundle"/tflite/*.tflite; do
     name="$(basename "$model" .tflite)"
     if pending "$logs/$name.txt"; then

@@ -1,4 +1,4 @@
-"""Figures that a log states twice must agree; JSON in which every doubt has its line."""
+"""A place in a log: its figures read with care, compared where they are stated twice, every doubt with its line."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from hwnas.core.errors import ParseError
 from hwnas.parse.base import read_lines
 
 PRINTED = 1e-4
+MAX_DIGITS = 18
+T = TypeVar("T")
 _DECODER_ERRORS = (ValueError, RecursionError)
 
 
@@ -53,11 +55,28 @@ class Where:
         return result
 
     def count(self, value: Any, what: str, least: int = 1) -> int:
-        """`value` (an integer, or its text) as an integer of at least `least`."""
+        """`value` (an integer, or its text in digits) as an integer of at least `least`."""
+        if isinstance(value, str):
+            value = value.strip()
+            if not value.isascii() or not value.isdigit() or len(value) > MAX_DIGITS:
+                self.refuse(f"{what} is {_short(value)}, expected an integer of at least {least}")
         result = self.number(value, what, least)
         if result != int(result):
             self.refuse(f"{what} is {result:g}, expected an integer")
         return int(result)
+
+    def cells(self, line: str, separator: str, *counts: int) -> list[str]:
+        """The cells of a table's line, of which there must be one of the `counts`."""
+        found = line.split(separator)
+        if len(found) not in counts:
+            self.refuse(f"{' or '.join(map(str, counts))} cells expected, {len(found)} found")
+        return found
+
+    def once(self, found: dict[str, T], name: str, value: T) -> None:
+        """Put into `found` what is stated of `name`; refuse another value than the one before."""
+        if found.setdefault(name, value) != value:
+            now, before = (f"{v:g}" if isinstance(v, float) else str(v) for v in (value, found[name]))
+            self.refuse(f"{name} is {now} here and {before} before: one run a file, please")
 
     def field(self, entry: Any, name: str) -> Any:
         """The value of `name` in a JSON object."""
