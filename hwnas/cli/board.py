@@ -43,6 +43,7 @@ def parse_command(
     report = parsed.to_json()
     lines = [f"{report['n_records']} records, {report['n_primitives']} primitives; written to {written}"]
     lines += [f"matches no primitive: {name}" for name in report["unmatched"]]
+    lines += [f"has a throughput but no latency: {key}" for key in report["without_latency"]]
     lines += [f"not read: {path}" for path in report["unread"]]
     show(report, "\n".join([*lines, *report["refused"]]), as_json)
 
