@@ -265,7 +265,10 @@ def _follows(case: Case, engines: tuple[str, ...]) -> bool:
     return alone and case.engines.get(name) in engines
 
 
-def _activation(case: Case, what: str) -> Ruling:
+def _activation(case: Case, name: str, what: str) -> Ruling:
+    if name not in case.target.fused_activations.value:
+        known = ", ".join(case.target.fused_activations.value)
+        return Ruling(CPU, f"{what}; the DPU fuses {known}", "use one of those")
     if _follows(case, FUSES_ACTIVATION):
         return Ruling(FUSED)
     reason = f"{what} that follows no convolution or element-wise operation of its own to be fused with"
@@ -274,7 +277,7 @@ def _activation(case: Case, what: str) -> Ruling:
 
 @rule("Relu")
 def relu(case: Case) -> Ruling:
-    return _activation(case, "a ReLU")
+    return _activation(case, "Relu", "a ReLU")
 
 
 @rule("Clip")
@@ -285,7 +288,7 @@ def clip(case: Case) -> Ruling:
         bounds[position] = float(value.ravel()[0]) if value is not None else bounds[position]
     if bounds[0] != 0 or bounds[1] not in (6, None, np.inf):
         return Ruling(CPU, f"clips to {bounds[0]} and {bounds[1]}; only ReLU and ReLU6 are fused", "use ReLU6 (0 to 6)")
-    return _activation(case, "a ReLU6")
+    return _activation(case, "Relu6", "a ReLU6")
 
 
 @rule("LeakyRelu")
@@ -293,7 +296,7 @@ def leaky_relu(case: Case) -> Ruling:
     alpha, wanted = float(case.op.attributes.get("alpha", 0.01)), case.target.leaky_relu_alpha.value
     if np.float32(alpha) != np.float32(wanted):  # type: ignore[arg-type]
         return Ruling(CPU, f"alpha is {alpha:g}; the DPU has exactly {wanted} (26/256)", f"train with alpha {wanted}")
-    return _activation(case, "a LeakyReLU")
+    return _activation(case, "LeakyRelu", "a LeakyReLU")
 
 
 @rule("HardSigmoid")
@@ -301,11 +304,17 @@ def hard_sigmoid(case: Case) -> Ruling:
     alpha, beta = float(case.op.attributes.get("alpha", 0.2)), float(case.op.attributes.get("beta", 0.5))
     if abs(alpha - 1 / 6) > 1e-4 or abs(beta - 0.5) > 1e-6:
         return Ruling(CPU, f"alpha {alpha:g}, beta {beta:g}; the DPU has 1/6 and 1/2", "use alpha 1/6 and beta 0.5")
-    return placed(ALU, _channels(case, case.shape()))
+    return _on_the_alu(case)
 
 
 @rule("HardSwish")
 def hard_swish(case: Case) -> Ruling:
+    return _on_the_alu(case)
+
+
+def _on_the_alu(case: Case) -> Ruling:
+    if case.op.kind not in case.target.alu_activations.value:
+        return Ruling(CPU, f"a {case.op.kind}, which this DPU has not", "use ReLU or ReLU6")
     return placed(ALU, _channels(case, case.shape()))
 
 

@@ -24,7 +24,14 @@ class Limit(Config):
 class Known(Config):
     """A value and its source."""
 
-    value: float | list[int] | list[str]
+    value: float | list[int]
+    source: str
+
+
+class Names(Config):
+    """Names of ONNX operations and their source."""
+
+    value: list[str]
     source: str
 
 
@@ -51,8 +58,8 @@ class DpuTarget(Config):
     limits: dict[str, Limit]
     leaky_relu_alpha: Known
     bilinear_scales: Known
-    fused_activations: Known
-    alu_activations: Known
+    fused_activations: Names
+    alu_activations: Names
     fingerprint: str | None = None
 
     def bounds(self, limit: str) -> tuple[int, int]:

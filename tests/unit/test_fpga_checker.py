@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwnas.core.errors import InputError
 from hwnas.fpga import check, check_primitive, get_target, runs_on, supported, target_names
 from hwnas.spaces import get_space
+from hwnas.spaces.mobile import conv
 
 B4096 = get_target("zcu102-b4096")
 
@@ -266,6 +267,22 @@ def test_a_block_and_its_network_get_the_same_ruling() -> None:
     row = space.sample(1, 0)[0]
     assert check(space.to_onnx(row), B4096).fits
     assert all(check_primitive(node.primitive, B4096).fits for node in space.graph(row).nodes)
+
+
+def test_activations_are_those_of_the_target() -> None:
+    fused, alu = B4096.fused_activations, B4096.alu_activations
+    assert set(fused.value) == {"Relu", "Relu6", "LeakyRelu"} and set(alu.value) == {"HardSigmoid", "HardSwish"}
+    poor = B4096.model_copy(
+        update={
+            "fused_activations": fused.model_copy(update={"value": ["Relu"]}),
+            "alu_activations": alu.model_copy(update={"value": []}),
+        }
+    )
+    for act, reason in (("relu", ""), ("relu6", "fuses Relu"), ("h_swish", "HardSwish, which this DPU has not")):
+        block = conv((16, 8, 8), 16, 3, act=act)
+        assert check_primitive(block, B4096).fits
+        report = check_primitive(block, poor)
+        assert report.fits == (not reason) and (not reason or any(reason in node.reason for node in report.nodes))
 
 
 def test_an_unreadable_model(tmp_path: Path) -> None:
