@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hwnas import __version__
+from hwnas.core.bundle import BundleReport, claim, finish
 from hwnas.core.errors import InputError
-from hwnas.core.files import data_folder, read_json, write_json
+from hwnas.core.files import data_folder, write_json
 from hwnas.core.progress import progress
 from hwnas.fpga.checker import check_primitive, sample_of, supported
 from hwnas.fpga.quantize import quantize
@@ -32,22 +32,7 @@ from hwnas.spaces.graph import BN_EPS
 from hwnas.spaces.ops import Activation, Add, AvgPool, BatchNorm, Conv, GlobalAvgPool, Linear, Mul, Op
 from hwnas.spaces.primitive import Node
 
-MANIFEST = "hwnas_bundle.json"
 CALIBRATION_INPUTS = 8
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class BundleReport:
-    """What is in a bundle: its folder, models by kind, and the primitives left out with the reason."""
-
-    out: Path
-    primitives: int
-    networks: int
-    left_out: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "out": str(self.out)}
 
 
 def emit_bundle(
@@ -92,38 +77,6 @@ def emit_bundle(
 class _Subject:
     graph: Graph
     entry: dict[str, Any]
-
-
-def claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Take an empty folder, or one that an interrupted emission of the same bundle left behind."""
-    started = folder / "emission.json"
-    if (folder / MANIFEST).exists():
-        raise InputError(f"{folder} holds a finished bundle; choose another --emit")
-    if started.exists():
-        if read_json(started, "emission's record") != identity:
-            raise InputError(f"{folder} holds the beginning of another bundle; choose another --emit")
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not an empty folder; choose another --emit")
-    write_json(started, identity)
-
-
-def finish(
-    folder: Path, identity: dict[str, Any], models: dict[str, dict[str, Any]], left_out: dict[str, str]
-) -> BundleReport:
-    """Write the manifest of a bundle whose models are all there; from now on it is a finished one."""
-    manifest = {
-        "kind": "hwnas_bundle",
-        "schema": SCHEMA,
-        "made_by": f"hwnas {__version__}",
-        **identity,
-        "left_out": left_out,
-        "models": models,
-    }
-    write_json(folder / MANIFEST, manifest)
-    (folder / "emission.json").unlink(missing_ok=True)
-    whole = sum("arch" in entry for entry in models.values())
-    return BundleReport(folder, len(models) - whole, whole, left_out)
 
 
 def _subjects(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas import __version__
+from hwnas.core.bundle import MANIFEST
 from hwnas.core.errors import InputError, ParseError
 from hwnas.core.files import write_text
 from hwnas.core.table import Cost, CostTable
@@ -18,7 +19,7 @@ from hwnas.core.target import Target
 from hwnas.parse.base import ColumnMapping, Reader, Reading, Record, parsers, read_head, refuse_binary
 from hwnas.parse.family import by_base
 from hwnas.parse.rails import MappedColumns
-from hwnas.parse.subjects import MANIFEST, Subjects
+from hwnas.parse.subjects import Subjects
 from hwnas.spaces import SearchSpace
 
 ARCHIVES = (".gz", ".tgz")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hwnas.core.bundle import read_models
 from hwnas.core.errors import InputError, ParseError
-from hwnas.core.files import read_json
 from hwnas.parse.base import Record
 from hwnas.spaces import Primitive, SearchSpace
 from hwnas.spaces.mobile import conv, div8, linear, mbconv, pool
 
-MANIFEST = "hwnas_bundle.json"
 _FIELD = re.compile(
     r"(?:^|[-_ ])(in|out|k|e|s|act|use_se|se)[-_=]?"
     r"([0-9]{1,9}(?:x[0-9]{1,9})*|True|False|h_swish|h_sigmoid|relu6|relu|swish|none)"
@@ -33,7 +31,7 @@ class Subjects:
         self._space = {p.key: p for p in space.primitives()} if space is not None else None
         self._models: dict[str, dict[str, Any]] = {}
         for path in manifests:
-            self._models.update(_read_manifest(path))
+            self._models.update(read_models(path))
 
     def find(self, record: Record) -> Primitive | None:
         """The primitive that ran, or None where it is none (of the space, where one is given).
@@ -57,14 +55,6 @@ class Subjects:
         """The architecture's notation, where the bundle's model is a whole network."""
         arch = self._models.get(record.subject, {}).get("arch")
         return str(arch) if arch is not None else None
-
-
-def _read_manifest(path: Path) -> Mapping[str, dict[str, Any]]:
-    manifest = read_json(path, "bundle's manifest")
-    models = manifest.get("models")
-    if manifest.get("kind") != "hwnas_bundle" or not isinstance(models, dict):
-        raise ParseError(path, "not the manifest of a bundle that hwnas wrote")
-    return models
 
 
 def _described(name: str) -> list[Primitive]:

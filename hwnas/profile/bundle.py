@@ -14,10 +14,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hwnas.core.bundle import BundleReport, claim, finish
 from hwnas.core.errors import InputError
 from hwnas.core.files import write_bytes
 from hwnas.core.progress import progress
-from hwnas.fpga.bundle import BundleReport, claim, finish
 from hwnas.profile.choosers import random_networks
 from hwnas.profile.subject import Subject
 from hwnas.spaces import SearchSpace

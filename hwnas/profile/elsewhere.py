@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hwnas.core.bundle import BundleReport
 from hwnas.core.errors import InputError
 from hwnas.fpga import SimulatedRun, get_target, simulate_run
-from hwnas.fpga.bundle import BundleReport, emit_bundle
+from hwnas.fpga.bundle import emit_bundle
 from hwnas.profile.bundle import emit_files
 from hwnas.profile.choosers import AtRandom, Chooser, at_random
 from hwnas.profile.run import Request
