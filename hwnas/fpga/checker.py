@@ -13,12 +13,13 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 
+from hwnas.core.arrays import Population
 from hwnas.core.errors import InputError
 from hwnas.fpga.graph import OpGraph, read_onnx, read_primitive
 from hwnas.fpga.rules import CPU, FUSED, Case, Ruling, no_rule, rules
 from hwnas.fpga.targets import DpuTarget
 from hwnas.spaces import Primitive, SearchSpace
-from hwnas.spaces.base import Population, with_nothing
+from hwnas.spaces.base import with_nothing
 
 SAMPLING_ROUNDS = 200
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InputError
 from hwnas.core.table import CostTable
-from hwnas.predict.base import Array
 from hwnas.predict.data import Measurements
 from hwnas.predict.gp import GaussianProcess
 from hwnas.predict.intervals import folds_of
@@ -40,7 +40,7 @@ def next_to_measure(
     table: CostTable | None = None,
     candidates: ArrayLike | None = None,
     seed: int = 0,
-) -> NDArray[np.int16]:
+) -> Population:
     """Pick `n` networks to measure next, (n, genes), none of them measured already.
 
     Args:
@@ -68,14 +68,14 @@ def next_to_measure(
 
 
 def unmeasured(
-    space: SearchSpace, known: NDArray[np.int16], *, candidates: ArrayLike | None = None, seed: int = 0
-) -> NDArray[np.int16]:
+    space: SearchSpace, known: Population, *, candidates: ArrayLike | None = None, seed: int = 0
+) -> Population:
     """Distinct `candidates`, or random networks, (m, genes), without those of `known`."""
     drawn = space.sample(POOL, np.random.default_rng(seed)) if candidates is None else candidates
     return space.distinct(np.concatenate([known, space.canonical(drawn)]))[len(np.unique(known, axis=0)) :]
 
 
-def _before_fitting(model: GaussianProcess, known: NDArray[np.int16], pool: NDArray[np.int16]) -> tuple[Array, float]:
+def _before_fitting(model: GaussianProcess, known: Population, pool: Population) -> tuple[Array, float]:
     """Covariance (m, m) of `pool` given that `known` were measured, and the noise, before any value is learnt from."""
     rows = np.concatenate([known, pool])
     views = model._viewer.fit(rows, np.zeros(len(rows)))
@@ -85,7 +85,7 @@ def _before_fitting(model: GaussianProcess, known: NDArray[np.int16], pool: NDAr
     return covariance[len(known) :, len(known) :], PRIOR_NOISE
 
 
-def _relative_uncertainty(model: GaussianProcess, genotypes: NDArray[np.int16]) -> tuple[Array, float]:
+def _relative_uncertainty(model: GaussianProcess, genotypes: Population) -> tuple[Array, float]:
     """Covariance (n, n) of unmeasured networks given the measured ones, and the noise of one measurement.
 
     For a cost both are relative to what is predicted, so that relative errors count.

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.core.arrays import Array
 from hwnas.core.errors import InputError
 from hwnas.core.table import CostTable
-from hwnas.predict.base import Array, predictors
+from hwnas.predict.base import predictors
 from hwnas.predict.data import Measurements, read_measurements
 from hwnas.predict.evaluation import Noise, noise_floor
 from hwnas.predict.intervals import cross_fit

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array
 from hwnas.core.errors import InputError
 from hwnas.core.progress import progress
 from hwnas.core.table import CostTable
-from hwnas.predict.base import Array, Predictor, check_learnable, predictors
+from hwnas.predict.base import Predictor, check_learnable, predictors
 from hwnas.predict.data import Measurements
 from hwnas.predict.intervals import Calibration, cross_fit, folds_of, left_to_learn
 from hwnas.predict.metrics import loss, score

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import DomainError, InputError, MissingCostError
 from hwnas.core.registry import Registry
 from hwnas.core.table import CostTable
@@ -22,7 +23,6 @@ from hwnas.core.units import LATENCY, THROUGHPUT, Quantity, quantity_of
 from hwnas.predict.intervals import Calibration, cross_fit
 from hwnas.spaces import SearchSpace
 
-Array = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
 
 FEWEST_ROWS = 2
@@ -64,7 +64,7 @@ class Predictor(ABC):
         self.quantity: Quantity = quantity_of(metric)
         self.fixed = np.full(len(self.space.genes), -1, dtype=np.int16)
         self.calibration: Calibration | None = None
-        self._training: tuple[NDArray[np.int16], Array] | None = None
+        self._training: tuple[Population, Array] | None = None
         self._scale = 1.0
         self.configure(**self.options)
 
@@ -80,11 +80,11 @@ class Predictor(ABC):
     # what a kind writes
 
     @abstractmethod
-    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _fit(self, genotypes: Population, target: Array) -> None:
         """Fit canonical genotypes (n, genes) to the transformed target (n,), whose mean magnitude is about 1."""
 
     @abstractmethod
-    def _predict(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict(self, genotypes: Population) -> Array:
         """The transformed target, shape (n,)."""
 
     @abstractmethod
@@ -95,7 +95,7 @@ class Predictor(ABC):
     def _restore(self, state: Arrays) -> None:
         """Take back what `_state` gave."""
 
-    def _seen(self, population: NDArray[np.int16]) -> NDArray[np.int16]:
+    def _seen(self, population: Population) -> Population:
         """The genotypes (n, genes) that bound the domain of validity."""
         return population
 
@@ -153,7 +153,7 @@ class Predictor(ABC):
             model._scale = float(np.abs(forward).mean())
         return model._backward(model._cross_predict(population, forward / model._scale, fold) * model._scale)
 
-    def _cross_predict(self, genotypes: NDArray[np.int16], target: Array, fold: NDArray[np.int64]) -> Array:
+    def _cross_predict(self, genotypes: Population, target: Array, fold: NDArray[np.int64]) -> Array:
         """`cross_predict` of the transformed target; a kind that can do better than one fit a fold overrides it."""
         left_out = np.empty(len(target))
         for part in np.unique(fold):
@@ -188,7 +188,7 @@ class Predictor(ABC):
 
         save_predictor(self, folder, provenance)
 
-    def check_domain(self, population: NDArray[np.int16]) -> None:
+    def check_domain(self, population: Population) -> None:
         """Raise `DomainError` where a gene that training held constant differs."""
         if (self.fixed < 0).all():
             return
@@ -210,7 +210,7 @@ class Predictor(ABC):
             return 1.0 / np.maximum(target, self._scale * 1e-3)
         return np.maximum(target, 0.0) if self.quantity.is_cost else target
 
-    def block_sum(self, genotypes: NDArray[np.int16]) -> Array:
+    def block_sum(self, genotypes: Population) -> Array:
         """Sum of the table's costs over the blocks that run, shape (n,); raises `MissingCostError` for an unknown."""
         costs = self.costs
         if costs is None:
@@ -231,7 +231,7 @@ predictors: Registry[type[Predictor]] = Registry(
 )
 
 
-def held_constant(space: SearchSpace, population: NDArray[np.int16]) -> NDArray[np.int16]:
+def held_constant(space: SearchSpace, population: Population) -> Population:
     """The value of each gene that the population holds constant, -1 for the others; shape (genes,).
 
     A gene with c choices that matters in n rows has one value in all of them by chance with probability c^(1 - n) in

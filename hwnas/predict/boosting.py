@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InputError
-from hwnas.predict.base import Array, Arrays, Predictor, predictors
+from hwnas.predict.base import Arrays, Predictor, predictors
 from hwnas.predict.features import in_chunks, physical_features
 
 LEAST_ROWS = 4
@@ -44,10 +44,10 @@ class Boosting(Predictor):
         self.rounds, self.leaves, self.rate, self.seed, self.threads = rounds, leaves, rate, seed, threads
         self._map = physical_features(self.space, self.costs)
 
-    def _features(self, genotypes: NDArray[np.int16]) -> Array:
+    def _features(self, genotypes: Population) -> Array:
         return np.concatenate([genotypes, self._map(genotypes), self.space.features(genotypes)], axis=1)
 
-    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _fit(self, genotypes: Population, target: Array) -> None:
         import lightgbm
 
         if len(target) < LEAST_ROWS:
@@ -82,7 +82,7 @@ class Boosting(Predictor):
         self.text = text
         self._booster = lightgbm.Booster(model_str=text)
 
-    def _predict(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict(self, genotypes: Population) -> Array:
         return in_chunks(
             lambda part: np.asarray(self._booster.predict(self._features(part), num_threads=self.threads)), genotypes
         )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hwnas.core.arrays import Population
 from hwnas.core.errors import InputError
 from hwnas.core.progress import say
 from hwnas.core.registry import Registry
@@ -98,7 +98,7 @@ class Until(Chooser):
     def label(self) -> str:
         return f"until {self.text}"
 
-    def pick(self, run: Run, request: Request) -> NDArray[np.int16]:
+    def pick(self, run: Run, request: Request) -> Population:
         space = get_space(request.space)
         tried, data = measured_in(run, space)
         if self.aim.met_by(progress_in(run, space, self.aim)):
@@ -134,7 +134,7 @@ class ForTransfer(Chooser):
     def __init__(self, tables: Sequence[str | Path]) -> None:
         self.tables = tables
 
-    def design(self, request: Request) -> NDArray[np.int16]:
+    def design(self, request: Request) -> Population:
         if request.networks < 1:
             raise InputError("--select transfer: say how many networks to measure (--networks 10)")
         say("choosing the networks that tell most, by what other devices took for them")
@@ -165,7 +165,7 @@ def progress_in(run: Run, space: SearchSpace, aim: Aim) -> Progress | None:
     return progress_of(data, aim.name, run.table()) if len(data) >= LEAST_NETWORKS else None
 
 
-def measured_in(run: Run, space: SearchSpace) -> tuple[NDArray[np.int16], Measurements]:
+def measured_in(run: Run, space: SearchSpace) -> tuple[Population, Measurements]:
     """The networks of `space` that `run` has tried (n, genes), and those of them that have a latency."""
     networks: dict[str, list[Any]] = {"space": [], "arch": [], METRIC: [], f"{METRIC}_verdict": []}
     if (run.folder / NETWORKS).is_file():

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import curve_fit
 
-from hwnas.predict.base import Array, Predictor
+from hwnas.core.arrays import Array
+from hwnas.predict.base import Predictor
 from hwnas.predict.data import Measurements
 from hwnas.predict.intervals import folds_of
 from hwnas.predict.metrics import HIGHER_IS_BETTER, loss

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.columns import numbers, read_columns
 from hwnas.core.errors import HwnasError, InputError
 from hwnas.core.files import read_json
 from hwnas.core.table import CostTable
 from hwnas.core.units import Quantity, quantity_of
-from hwnas.predict.base import Array, check_values
+from hwnas.predict.base import check_values
 from hwnas.predict.intervals import genotype_groups
 from hwnas.spaces import SearchSpace
 
@@ -40,7 +41,7 @@ class Measurements:
 
     space: SearchSpace
     metric: str
-    population: NDArray[np.int16]
+    population: Population
     values: Array
     groups: NDArray[np.int64]
     repeats: Array | None = None
@@ -122,7 +123,7 @@ def _of_space(specs: list[Any], space: SearchSpace, path: Path) -> NDArray[np.bo
     return own
 
 
-def parse_archs(space: SearchSpace, texts: Sequence[Any], path: Path, keep: NDArray[np.bool_]) -> NDArray[np.int16]:
+def parse_archs(space: SearchSpace, texts: Sequence[Any], path: Path, keep: NDArray[np.bool_]) -> Population:
     """Canonical genotypes of the rows kept; raises `InputError` that names the file and the first bad row."""
     rows = [int(row) for row in np.flatnonzero(keep)]
     try:
@@ -151,7 +152,7 @@ def _checked(raw: Array, keep: NDArray[np.bool_], quantity: Quantity, metric: st
         raise
 
 
-def _groups(population: NDArray[np.int16], given: NDArray[Any] | None) -> NDArray[np.int64]:
+def _groups(population: Population, given: NDArray[Any] | None) -> NDArray[np.int64]:
     """Rows of equal genotype share a group, and so do rows that share a given one, and what the two join."""
     groups = genotype_groups(population)
     if given is None:

@@ -11,13 +11,11 @@ from functools import lru_cache
 from math import log2
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array
 from hwnas.predict.features import Additive, additive, factors
 from hwnas.spaces import Primitive, SearchSpace
 from hwnas.spaces.base import with_nothing
-
-Array = NDArray[np.float64]
 
 RANK = 160
 TOLERANCE = 1e-4

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InputError
 from hwnas.core.table import CostTable
-from hwnas.predict.base import Array, Predictor, predictors
+from hwnas.predict.base import Predictor, predictors
 from hwnas.predict.data import Measurements
 from hwnas.predict.intervals import Calibration, cross_fit, folds_of
 from hwnas.predict.metrics import all_metrics
@@ -129,7 +130,7 @@ def _noise(differences: Array, source: str) -> Noise:
     return Noise(mean, mean / HALF_NORMAL_PAIR, len(differences), source)
 
 
-def _pair_differences(population: NDArray[np.int16], values: Array) -> Array:
+def _pair_differences(population: Population, values: Array) -> Array:
     """|a - b| / mean(a, b) of rows of one genotype, each with the next."""
     _, group = np.unique(population, axis=0, return_inverse=True)
     order = np.argsort(group.reshape(-1), kind="stable")

@@ -15,12 +15,12 @@ from math import log2, prod
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.spaces import Primitive, SearchSpace
 from hwnas.spaces.base import with_nothing
 from hwnas.spaces.ops import Activation, Add, AvgPool, Conv, GlobalAvgPool, Linear, Mul, Shape
 from hwnas.spaces.primitive import Node
 
-Array = NDArray[np.float64]
 Genes = tuple[int, ...]
 
 CHUNK = 16384
@@ -35,7 +35,7 @@ class Factor:
 
     genes: Genes
     slots: NDArray[np.int64]
-    grid: NDArray[np.int16]
+    grid: Population
     blocks: NDArray[np.int32]
 
 
@@ -48,7 +48,7 @@ class Additive:
     tables: tuple[NDArray[np.float32], ...]
     columns: int
 
-    def __call__(self, population: NDArray[np.int16]) -> Array:
+    def __call__(self, population: Population) -> Array:
         """Features of each genotype, shape (n, columns)."""
         result = np.zeros((len(population), self.columns), dtype=np.float32)
         for genes, strides, table in zip(self.genes, self.strides, self.tables, strict=True):
@@ -63,7 +63,7 @@ class OneHot:
     parts: tuple[Additive, ...]
     columns: int
 
-    def __call__(self, population: NDArray[np.int16]) -> Array:
+    def __call__(self, population: Population) -> Array:
         """Features of each genotype, shape (n, columns), 0 or 1."""
         result = np.empty((len(population), self.columns))
         start = 0
@@ -86,7 +86,7 @@ def factors(space: SearchSpace) -> tuple[Factor, ...]:
     return tuple(made)
 
 
-def joint_choices(space: SearchSpace, genes: Genes) -> NDArray[np.int16]:
+def joint_choices(space: SearchSpace, genes: Genes) -> Population:
     """Genotypes (J, genes of the space) that hold every joint choice of `genes` and 0 elsewhere."""
     choices = np.array(list(product(*(range(space.choices[g]) for g in genes))), dtype=np.int16)
     grid = np.zeros((prod(int(space.choices[g]) for g in genes), len(space.genes)), dtype=np.int16)
@@ -110,7 +110,7 @@ def additive(space: SearchSpace, tables: Sequence[tuple[Genes, Array]]) -> Addit
     )
 
 
-def in_chunks(function: Callable[[NDArray[np.int16]], Array], population: NDArray[np.int16]) -> Array:
+def in_chunks(function: Callable[[Population], Array], population: Population) -> Array:
     """`function` of the whole population, a bounded number of rows at a time."""
     if len(population) <= CHUNK:
         return function(population)
@@ -289,7 +289,7 @@ def _configuration(p: Primitive, kinds: list[str]) -> list[float]:
     return [*logs, *map(float, plain), *(float(p.kind == kind) for kind in kinds)]
 
 
-def block_sequence(space: SearchSpace, costs: Array | None, population: NDArray[np.int16]) -> NDArray[np.float32]:
+def block_sequence(space: SearchSpace, costs: Array | None, population: Population) -> NDArray[np.float32]:
     """What runs in each slot, shape (n, slots, features), zeros where nothing does; the last feature is its cost."""
     features = configuration(space)
     extra = np.ones((len(features), 1)) if costs is None else np.stack([np.ones(len(features)), costs], axis=1)

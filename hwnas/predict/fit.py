@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.core.arrays import Array
 from hwnas.core.errors import InputError
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.predict.auto import Choice, choose, fit_named
-from hwnas.predict.base import Array, Predictor, predictors
+from hwnas.predict.base import Predictor, predictors
 from hwnas.predict.curve import learning_curve
 from hwnas.predict.data import Measurements, read_measurements
 from hwnas.predict.evaluation import (

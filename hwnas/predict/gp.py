@@ -11,8 +11,9 @@ from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InputError
-from hwnas.predict.base import Array, Arrays, Predictor, predictors
+from hwnas.predict.base import Arrays, Predictor, predictors
 from hwnas.predict.features import in_chunks
 from hwnas.predict.kernels import KERNELS, Viewer, grams
 from hwnas.predict.likelihood import Factor, factor, left_out, mixture, negative_likelihood, triangles
@@ -71,11 +72,11 @@ class GaussianProcess(Predictor):
         self.warp = warp
         self._warp: Warp | None = None
 
-    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _fit(self, genotypes: Population, target: Array) -> None:
         self._take(genotypes, target)
         self._factor, self._alpha = self._condition(self._covariance(), self._target, self._noise)
 
-    def _take(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _take(self, genotypes: Population, target: Array) -> None:
         """Take the rows in, and learn the variances from them."""
         if self.warp:
             self._warp = Warp.fit(target)
@@ -163,10 +164,10 @@ class GaussianProcess(Predictor):
         kept = self._variances[:-1] > NEGLIGIBLE
         return [kernel for kernel, keep in zip(self.kernels, kept, strict=True) if keep], self._variances[:-1][kept]
 
-    def _predict(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict(self, genotypes: Population) -> Array:
         return in_chunks(self._predict_part, genotypes)
 
-    def _predict_part(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict_part(self, genotypes: Population) -> Array:
         views, result = self._viewer(genotypes), np.zeros((len(genotypes), *self._alpha.shape[1:]))
         used, variances = self._used()
         rest = []
@@ -180,7 +181,7 @@ class GaussianProcess(Predictor):
         result = result * self._centre[1] + self._centre[0]
         return np.asarray(self._warp.backward(result) if self._warp else result)
 
-    def covariance(self, genotypes: NDArray[np.int16]) -> tuple[Array, float]:
+    def covariance(self, genotypes: Population) -> tuple[Array, float]:
         """Posterior covariance (n, n) and noise variance of the target, whose mean magnitude in training is 1."""
         views = self._viewer(genotypes)
         used, variances = self._used()
@@ -192,13 +193,13 @@ class GaussianProcess(Predictor):
         posterior = own - cross @ cho_solve(self._factor, cross.T)
         return np.asarray(posterior * self._centre[1] ** 2), float(self._variances[-1] * self._centre[1] ** 2)
 
-    def predictive(self, genotypes: NDArray[np.int16]) -> tuple[Array, Array]:
+    def predictive(self, genotypes: Population) -> tuple[Array, Array]:
         """The target and the deviation of one measurement of it, (n,) each, in units of its mean in training."""
         covariance, noise = self.covariance(genotypes)
         predicted = self._predict(genotypes)
         return predicted, np.sqrt(np.maximum(np.diag(covariance), 0.0) + noise * self._noise_sizes(predicted))
 
-    def _cross_predict(self, genotypes: NDArray[np.int16], target: Array, fold: NDArray[np.int64]) -> Array:
+    def _cross_predict(self, genotypes: Population, target: Array, fold: NDArray[np.int64]) -> Array:
         """Predictions of each fold from the other rows, with the variances of all.
 
         Many rows hide in these variances, and few would be given away: few are refitted.

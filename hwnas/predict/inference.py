@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwnas.core.arrays import Array
 from hwnas.core.columns import open_table
 from hwnas.core.errors import InputError, MissingCostError
 from hwnas.core.files import replacing
 from hwnas.core.table import CostTable, is_table
-from hwnas.predict.base import Array, Predictor, predictors, table_column
+from hwnas.predict.base import Predictor, predictors, table_column
 from hwnas.predict.store import load_predictor
 from hwnas.spaces import Primitive, SearchSpace, get_space
 

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from hwnas.core.arrays import Array, Population
 from hwnas.predict.metrics import interval_scores
 
 if TYPE_CHECKING:
     from hwnas.predict.base import Predictor
 
-Array = NDArray[np.float64]
 
 FOLDS, FEWER_FOLDS = 5, 3
 SURELY, VERY_SURELY = 1.0, 2.0
@@ -105,7 +105,7 @@ def folds_of(groups: NDArray[Any], folds: int, seed: int = 0) -> NDArray[np.int6
     return assigned[group.reshape(-1)]
 
 
-def genotype_groups(population: NDArray[np.int16]) -> NDArray[np.int64]:
+def genotype_groups(population: Population) -> NDArray[np.int64]:
     """A number a distinct genotype, shape (n,)."""
     groups: NDArray[np.int64] = np.unique(population, axis=0, return_inverse=True)[1].reshape(-1)
     return groups
@@ -113,7 +113,7 @@ def genotype_groups(population: NDArray[np.int16]) -> NDArray[np.int64]:
 
 def cross_fit(
     model: Predictor,
-    population: NDArray[np.int16],
+    population: Population,
     values: Array,
     groups: NDArray[Any] | None = None,
     folds: int = FOLDS,
@@ -126,7 +126,7 @@ def cross_fit(
 
 def left_to_learn(
     model: Predictor,
-    population: NDArray[np.int16],
+    population: Population,
     values: Array,
     groups: NDArray[Any],
     fold: NDArray[np.int64],

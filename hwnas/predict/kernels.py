@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.predict.embedding import block_features
 from hwnas.predict.features import choice_features, physical_features, position_features, total_columns
 from hwnas.predict.regression import Ridge
 from hwnas.spaces import SearchSpace
 
-Array = NDArray[np.float64]
-Genotypes = NDArray[np.int16]
 Views = dict[str, Array]
 Kernel = tuple[str, str]
 
@@ -50,7 +48,7 @@ class Viewer:
         self._blocks = {name: block_features(space, length) for name, length in BLOCK_LENGTHS.items()}
         self.scaling: dict[str, tuple[Array, Array]] = {}
 
-    def fit(self, genotypes: Genotypes, target: Array) -> Views:
+    def fit(self, genotypes: Population, target: Array) -> Views:
         """Learn the scaling from training rows, and give their views."""
         physical = self._raw_physical(genotypes)
         magnitude = np.abs(physical).mean(axis=0)
@@ -71,7 +69,7 @@ class Viewer:
             self.scaling[name] = (mean, scale)
         return self(genotypes)
 
-    def __call__(self, genotypes: Genotypes) -> Views:
+    def __call__(self, genotypes: Population) -> Views:
         raw = self._raw(genotypes)
         return {name: (raw[name] - mean) * scale for name, (mean, scale) in self.scaling.items() if name in raw}
 
@@ -83,10 +81,10 @@ class Viewer:
             name.removeprefix("view."): (pair[0], pair[1]) for name, pair in arrays.items() if name.startswith("view.")
         }
 
-    def _raw_physical(self, genotypes: Genotypes) -> Array:
+    def _raw_physical(self, genotypes: Population) -> Array:
         return np.concatenate([self._physical(genotypes), self.space.features(genotypes)], axis=1)
 
-    def _raw(self, genotypes: Genotypes) -> Views:
+    def _raw(self, genotypes: Population) -> Views:
         physical = self._raw_physical(genotypes)
         logs = np.log(LOG_FLOOR + physical / self.scaling["magnitude"][1])
         ordinals = genotypes.astype(np.float64)
@@ -101,7 +99,7 @@ class Viewer:
             **{name: features(genotypes) for name, features in self._blocks.items()},
         }
 
-    def _in_positions(self, genotypes: Genotypes) -> Array:
+    def _in_positions(self, genotypes: Population) -> Array:
         positions = position_features(self.space)
         result = np.zeros((len(genotypes), len(positions), max((each.columns for each in positions), default=0)))
         for number, position in enumerate(positions):
@@ -116,7 +114,7 @@ def _relevance(x: Array, target: Array) -> Array:
     return np.asarray(weights / np.sqrt(np.mean(weights**2)))
 
 
-def gene_effects(space: SearchSpace, genotypes: Genotypes, target: Array) -> Array:
+def gene_effects(space: SearchSpace, genotypes: Population, target: Array) -> Array:
     """What each choice of each gene adds to the target in a ridge regression, shape (genes, most choices)."""
     effects = np.zeros((len(space.genes), int(space.choices.max())))
     used = [(gene, choice) for gene, choices in enumerate(space.choices) for choice in range(choices)]

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, blas, cho_solve, lapack
 
-Array = NDArray[np.float64]
+from hwnas.core.arrays import Array
+
 Factor = tuple[Array, bool]
 
 JITTER = 1e-8

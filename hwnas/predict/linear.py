@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hwnas.predict.base import Array, Arrays, Predictor, predictors
+from hwnas.core.arrays import Array, Population
+from hwnas.predict.base import Arrays, Predictor, predictors
 from hwnas.predict.features import choice_features, in_chunks, physical_features
 from hwnas.predict.regression import Ridge
 
@@ -19,10 +19,10 @@ class Sum(Predictor):
     needs_costs = True
     learns = False
 
-    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _fit(self, genotypes: Population, target: Array) -> None:
         self.block_sum(genotypes)
 
-    def _predict(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict(self, genotypes: Population) -> Array:
         return self.block_sum(genotypes)
 
     def _state(self) -> Arrays:
@@ -36,19 +36,19 @@ class _LeastSquares(Predictor):
     """Least squares in a few columns and an intercept; minimum norm where rows do not determine them."""
 
     @abstractmethod
-    def _columns(self, genotypes: NDArray[np.int16]) -> Array: ...
+    def _columns(self, genotypes: Population) -> Array: ...
 
-    def _design(self, genotypes: NDArray[np.int16]) -> Array:
+    def _design(self, genotypes: Population) -> Array:
         columns = self._columns(genotypes)
         return np.concatenate([columns, np.ones((len(columns), 1))], axis=1)
 
-    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _fit(self, genotypes: Population, target: Array) -> None:
         design = self._design(genotypes)
         scale = np.abs(design).max(axis=0)
         scale[scale == 0] = 1.0
         self.coefficients = np.linalg.lstsq(design / scale, target, rcond=None)[0] / scale
 
-    def _predict(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict(self, genotypes: Population) -> Array:
         result: Array = self._design(genotypes) @ self.coefficients
         return result
 
@@ -65,7 +65,7 @@ class Linear1(_LeastSquares):
 
     needs_costs = True
 
-    def _columns(self, genotypes: NDArray[np.int16]) -> Array:
+    def _columns(self, genotypes: Population) -> Array:
         return self.block_sum(genotypes)[:, None]
 
 
@@ -75,7 +75,7 @@ class Linear2(_LeastSquares):
 
     needs_costs = True
 
-    def _columns(self, genotypes: NDArray[np.int16]) -> Array:
+    def _columns(self, genotypes: Population) -> Array:
         running = (self.space.blocks(genotypes)[:, self.space.searchable] >= 0).sum(axis=1)
         return np.stack([self.block_sum(genotypes), running], axis=1)
 
@@ -84,7 +84,7 @@ class Linear2(_LeastSquares):
 class Flops(_LeastSquares):
     """Linear in the multiply-accumulates: the baseline that every model has to beat."""
 
-    def _columns(self, genotypes: NDArray[np.int16]) -> Array:
+    def _columns(self, genotypes: Population) -> Array:
         return self.space.macs(genotypes)[:, None]
 
 
@@ -98,12 +98,12 @@ class _RidgeBase(Predictor):
         self.loss = loss
 
     @abstractmethod
-    def _features(self, genotypes: NDArray[np.int16]) -> Array: ...
+    def _features(self, genotypes: Population) -> Array: ...
 
-    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _fit(self, genotypes: Population, target: Array) -> None:
         self.ridge = Ridge.fit(self._features(genotypes), target, self.loss)
 
-    def _predict(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict(self, genotypes: Population) -> Array:
         return in_chunks(lambda part: self.ridge.predict(self._features(part)), genotypes)
 
     def _state(self) -> Arrays:
@@ -117,7 +117,7 @@ class _RidgeBase(Predictor):
 class AdditiveRidge(_RidgeBase):
     """Additive over the choices of genes and blocks: a cost table fitted to whole networks."""
 
-    def _features(self, genotypes: NDArray[np.int16]) -> Array:
+    def _features(self, genotypes: Population) -> Array:
         return choice_features(self.space)(genotypes)
 
 
@@ -129,5 +129,5 @@ class PhysicalRidge(_RidgeBase):
         super().configure(loss)
         self._map = physical_features(self.space, self.costs)
 
-    def _features(self, genotypes: NDArray[np.int16]) -> Array:
+    def _features(self, genotypes: Population) -> Array:
         return self._map(genotypes)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from hwnas.core.arrays import Array
 from hwnas.core.errors import InputError
-
-Array = NDArray[np.float64]
 
 SCORES = ("mape", "medape", "rmse", "kendall", "spearman", "within_5", "within_10")
 HIGHER_IS_BETTER = ("kendall", "spearman", "within_5", "within_10")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InputError
 from hwnas.core.threads import torch_threads
-from hwnas.predict.base import Array, Arrays, Predictor, predictors
+from hwnas.predict.base import Arrays, Predictor, predictors
 from hwnas.predict.features import CHUNK, block_sequence, configuration
 from hwnas.spaces.base import with_nothing
 
@@ -38,12 +39,12 @@ class _Neural(Predictor):
     def _module(self, inputs: int) -> nn.Module: ...
 
     @abstractmethod
-    def _inputs(self, genotypes: NDArray[np.int16]) -> Floats: ...
+    def _inputs(self, genotypes: Population) -> Floats: ...
 
     @abstractmethod
     def _forward_pass(self, inputs: Floats) -> Floats: ...
 
-    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _fit(self, genotypes: Population, target: Array) -> None:
         if self.loss not in LOSSES:
             raise InputError(f"loss is {self.loss!r}, expected one of {', '.join(LOSSES)}")
         raw = self._inputs(genotypes)
@@ -76,12 +77,12 @@ class _Neural(Predictor):
                     order = torch.randperm(len(y))
         return {name: tensor.detach().numpy().copy() for name, tensor in module.state_dict().items()}
 
-    def _predict(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict(self, genotypes: Population) -> Array:
         chunk = CHUNK if self._inputs(genotypes[:1]).ndim == 2 else LSTM_CHUNK
         parts = [self._predict_part(genotypes[i : i + chunk]) for i in range(0, len(genotypes), chunk)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
-    def _predict_part(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict_part(self, genotypes: Population) -> Array:
         output = self._forward_pass(((self._inputs(genotypes) - self.mean) / self.spread).astype(np.float32))
         result: Array = output.astype(np.float64) * self.centre[1] + self.centre[0]
         return result
@@ -111,14 +112,14 @@ class Mlp(_Neural):
         self.hidden, self.steps, self.rate, self.loss, self.seed = hidden, steps, rate, loss, seed
         self._kept: NDArray[np.int64] | None = None
 
-    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _fit(self, genotypes: Population, target: Array) -> None:
         self._kept = None
         raw = self._inputs(genotypes)
         _, first = np.unique(raw, axis=1, return_index=True)
         self._kept = np.array(sorted(c for c in first if np.ptp(raw[:, c]) > 0), dtype=np.int64)
         super()._fit(genotypes, target)
 
-    def _inputs(self, genotypes: NDArray[np.int16]) -> Floats:
+    def _inputs(self, genotypes: Population) -> Floats:
         if self.costs is not None:
             self.block_sum(genotypes)
         features = configuration(self.space) if self.costs is None else self.costs[:, None]
@@ -172,7 +173,7 @@ class Lstm(_Neural):
     ) -> None:
         self.hidden, self.steps, self.rate, self.loss, self.seed = hidden, steps, rate, loss, seed
 
-    def _inputs(self, genotypes: NDArray[np.int16]) -> Floats:
+    def _inputs(self, genotypes: Population) -> Floats:
         if self.costs is not None:
             self.block_sum(genotypes)
         return block_sequence(self.space, self.costs, genotypes)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array
 from hwnas.core.errors import InputError
-
-Array = NDArray[np.float64]
 
 LOSSES = ("l2", "l1", "tukey")
 PENALTIES = np.logspace(-6, 4, 31)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InputError
-from hwnas.predict.base import Array, Arrays, Predictor, predictors
+from hwnas.predict.base import Arrays, Predictor, predictors
 from hwnas.predict.intervals import FOLDS, folds_of, genotype_groups
 
 GENTLE = {"rounds": 200, "rate": 0.03, "leaves": 6, "power": 0.0}
@@ -44,20 +45,20 @@ class Residual(Predictor):
         rest_options |= {name: value for name, value in GENTLE.items() if name in known}
         self.base, self.rest, self.seed = member(self, base, options), member(self, rest, rest_options), seed
 
-    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _fit(self, genotypes: Population, target: Array) -> None:
         fold = folds_of(genotype_groups(genotypes), min(FOLDS, len(target)), self.seed)
         left = target - self.base._cross_predict(genotypes, target, fold)
         self.base._fit(genotypes, target)
         self._fit_rest(genotypes, left)
 
-    def _fit_rest(self, genotypes: NDArray[np.int16], left: Array) -> None:
+    def _fit_rest(self, genotypes: Population, left: Array) -> None:
         self.size = float(np.abs(left).mean()) or 1.0
         self.rest._fit(genotypes, left / self.size)
 
-    def _predict(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict(self, genotypes: Population) -> Array:
         return self.base._predict(genotypes) + self.size * self.rest._predict(genotypes)
 
-    def _cross_predict(self, genotypes: NDArray[np.int16], target: Array, fold: NDArray[np.int64]) -> Array:
+    def _cross_predict(self, genotypes: Population, target: Array, fold: NDArray[np.int64]) -> Array:
         left_out = self.base._cross_predict(genotypes, target, fold)
         left, corrected = target - left_out, left_out.copy()
         for part in np.unique(fold):
@@ -95,14 +96,14 @@ class Ensemble(Predictor):
             raise InputError("an ensemble needs members with positive weights")
         self.weights = weights / weights.sum()
 
-    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _fit(self, genotypes: Population, target: Array) -> None:
         for part in self.parts:
             part._fit(genotypes, target)
 
-    def _predict(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict(self, genotypes: Population) -> Array:
         return np.asarray(sum(w * part._predict(genotypes) for w, part in zip(self.weights, self.parts, strict=True)))
 
-    def _cross_predict(self, genotypes: NDArray[np.int16], target: Array, fold: NDArray[np.int64]) -> Array:
+    def _cross_predict(self, genotypes: Population, target: Array, fold: NDArray[np.int64]) -> Array:
         left_out = [part._cross_predict(genotypes, target, fold) for part in self.parts]
         return np.asarray(self.weights @ np.stack(left_out))
 

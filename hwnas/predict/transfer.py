@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.columns import column_names, read_columns
 from hwnas.core.errors import InputError
 from hwnas.core.progress import progress
 from hwnas.core.units import THROUGHPUT, quantity_of
-from hwnas.predict.base import Array, Arrays, Predictor, predictors
+from hwnas.predict.base import Arrays, Predictor, predictors
 from hwnas.predict.data import parse_archs
 from hwnas.predict.features import in_chunks
 from hwnas.predict.gp import LEAST, LEAST_SIZE, MOST, GaussianProcess
@@ -56,7 +57,7 @@ PRIOR = np.append(np.full(len(KERNELS), -3.0), -5.0)
 class SourceTable:
     """Costs of networks on other devices: `population` (n, genes) and `costs` (n, devices), each of mean about 1."""
 
-    population: NDArray[np.int16]
+    population: Population
     costs: Array
     devices: tuple[str, ...]
 
@@ -111,7 +112,7 @@ class SourceCosts:
         self.model._alpha = cho_solve(factor(self.model._covariance(), noise), centred)
         return self
 
-    def __call__(self, genotypes: NDArray[np.int16]) -> Array:
+    def __call__(self, genotypes: Population) -> Array:
         """Costs (n, devices), each of mean about 1 over the space."""
         return self.model._predict(genotypes)
 
@@ -143,18 +144,18 @@ class Transfer(Predictor):
         other._sources, other._prior = self._sources, self._prior
         return other
 
-    def _seen(self, population: NDArray[np.int16]) -> NDArray[np.int16]:
+    def _seen(self, population: Population) -> Population:
         return np.concatenate([population, *(source.model._genotypes for source in self._sources)])
 
-    def _source_costs(self, genotypes: NDArray[np.int16]) -> Array:
+    def _source_costs(self, genotypes: Population) -> Array:
         parts = [source(genotypes) for source in self._sources]
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(genotypes), 0))
 
-    def _views(self, genotypes: NDArray[np.int16]) -> Views:
+    def _views(self, genotypes: Population) -> Views:
         views = self._plain._viewer(genotypes)
         return {**views, **source_views(self._source_costs(genotypes), *self._scaling)}
 
-    def _fit(self, genotypes: NDArray[np.int16], target: Array) -> None:
+    def _fit(self, genotypes: Population, target: Array) -> None:
         costs = self._source_costs(genotypes)
         views = self._plain._viewer.fit(genotypes, target)
         self._scaling = source_scaling(costs)
@@ -168,13 +169,13 @@ class Transfer(Predictor):
         covariance = mixture(stack, self._variances[:-1], len(y))
         self._alpha = cho_solve(factor(covariance, self._variances[-1] * noise), y)
 
-    def _predict(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict(self, genotypes: Population) -> Array:
         return in_chunks(self._predict_part, genotypes)
 
-    def _predict_part(self, genotypes: NDArray[np.int16]) -> Array:
+    def _predict_part(self, genotypes: Population) -> Array:
         return np.asarray((self._cross(genotypes) @ self._alpha) * self._centre[1] + self._centre[0])
 
-    def _cross(self, genotypes: NDArray[np.int16]) -> Array:
+    def _cross(self, genotypes: Population) -> Array:
         views = self._views(genotypes)
         terms = zip(self._variances, grams(KERNELS, views, self._rows), strict=False)
         return np.asarray(sum(variance * gram for variance, gram in terms))
@@ -193,14 +194,14 @@ class Transfer(Predictor):
                 tasks.append((stack, y, np.maximum(target / target.mean(), LEAST_SIZE) ** 2))
         return np.asarray(np.log(_maximise(tasks, PRIOR, 3.0)))
 
-    def _practice_views(self, genotypes: NDArray[np.int16], table: int, device: int) -> Views:
+    def _practice_views(self, genotypes: Population, table: int, device: int) -> Views:
         parts = [source(genotypes) for source in self._sources]
         parts[table] = np.delete(parts[table], device, axis=1)
         costs = np.concatenate(parts, axis=1)
         views = self._plain._viewer.fit(genotypes, np.zeros(len(genotypes)))
         return {**views, **source_views(costs, *source_scaling(costs))}
 
-    def choose_rows(self, candidates: NDArray[np.int16], n: int) -> NDArray[np.int64]:
+    def choose_rows(self, candidates: Population, n: int) -> NDArray[np.int64]:
         """Which `n` of `candidates` (m, genes) to measure: greedily the one whose cost is least certain given those
         chosen, which maximises the determinant of their covariance (D-optimal)."""
         views = self._plain._viewer.fit(candidates, np.zeros(len(candidates)))
@@ -210,7 +211,7 @@ class Transfer(Predictor):
         covariance = sum(v * gram for v, gram in zip(variances, grams(KERNELS, views, views), strict=False))
         return greedy_variance(np.asarray(covariance), float(variances[-1]), n)
 
-    def pick(self, n: int, seed: int = 0) -> NDArray[np.int16]:
+    def pick(self, n: int, seed: int = 0) -> Population:
         """The `n` of many random networks, (n, genes), that `choose_rows` takes; fewer begin with the same ones."""
         candidates = self.space.distinct(self.space.sample(CANDIDATES, seed))
         return candidates[self.choose_rows(candidates, n)]
@@ -236,7 +237,7 @@ class Transfer(Predictor):
 
 def pick_for_transfer(
     space: SearchSpace, metric: str, n: int, tables: Sequence[str | Path], seed: int = 0
-) -> NDArray[np.int16]:
+) -> Population:
     """The `n` networks, (n, genes), to measure on a new device that other devices' `tables` help to predict."""
     return Transfer(space, metric=metric).learn_sources(read_sources(tables, space, metric, seed)).pick(n, seed)
 

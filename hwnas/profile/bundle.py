@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hwnas.core.arrays import Population
 from hwnas.core.bundle import BundleReport, claim, finish
 from hwnas.core.errors import InputError
 from hwnas.core.files import write_bytes
@@ -21,7 +22,6 @@ from hwnas.core.progress import progress
 from hwnas.profile.choosers import random_networks
 from hwnas.profile.subject import Subject
 from hwnas.spaces import SearchSpace
-from hwnas.spaces.base import Population
 
 SCRIPTS = ("common.sh", "run_onnxruntime.sh", "run_tflite.sh", "run_trtexec.sh")
 

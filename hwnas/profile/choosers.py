@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from hwnas.core.arrays import Population
 from hwnas.core.errors import InputError
 from hwnas.spaces import SearchSpace, get_space
-from hwnas.spaces.base import Population
 
 if TYPE_CHECKING:
     from hwnas.profile.run import Request, Run

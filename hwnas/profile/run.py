@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import hwnas
+from hwnas.core.arrays import Population
 from hwnas.core.errors import InputError
 from hwnas.core.files import read_json, write_json
 from hwnas.core.table import CostTable
@@ -26,7 +27,6 @@ from hwnas.profile.stats import Measurement, Noise, noise_floor
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
 from hwnas.spaces import SearchSpace, get_space
-from hwnas.spaces.base import Population
 
 if TYPE_CHECKING:
     import pyarrow

@@ -13,6 +13,7 @@ from math import prod
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hwnas.core.arrays import Population
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import with_nothing
 
@@ -58,7 +59,7 @@ class Additive:
         slots = zip(space.slots, space.tables, strict=True)
         return cls((Factor.of(slot.genes, padded[table]) for slot, table in slots), unit)
 
-    def __call__(self, population: NDArray[np.int16]) -> NDArray[np.float64]:
+    def __call__(self, population: Population) -> NDArray[np.float64]:
         """Values of a population (n, genes), shape (n,)."""
         strides, starts, values = self._flat
         index = (population[:, : len(strides)].astype(np.float64) @ strides + starts).astype(np.intp)

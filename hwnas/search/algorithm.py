@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hwnas.core.arrays import Array
 from hwnas.core.registry import Registry
 from hwnas.core.units import quantity_of
 from hwnas.search.evaluator import Evaluator, Scored
 from hwnas.search.moves import best, crossover, crowding, mutate, ranks
 from hwnas.search.problem import Problem
-from hwnas.search.source import Array
 
 Algorithm = Callable[[Evaluator], None]
 algorithms: Registry[Algorithm] = Registry("algorithm")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InfeasibleBudgetError
 from hwnas.core.progress import say
 from hwnas.search.additive import Additive, Factor
 from hwnas.search.problem import Problem
 from hwnas.search.result import Candidate, Result
 from hwnas.search.rows import RowTable
-from hwnas.search.source import Array, Population, Source
+from hwnas.search.source import Source
 from hwnas.search.verify import Certificate, certify, claims_of, decisive
 
 MEASURED = 24

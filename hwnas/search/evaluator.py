@@ -9,10 +9,10 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.progress import Task
 from hwnas.search.problem import Problem
 from hwnas.search.rows import RowHash, RowSet, contains
-from hwnas.search.source import Array, Population
 from hwnas.spaces import SearchSpace
 
 Index = slice | NDArray[np.bool_] | NDArray[np.intp]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Population
 from hwnas.core.errors import ClaimFailedError, InputError
 from hwnas.core.files import read_json, write_bytes
-from hwnas.search.source import Population, translation
+from hwnas.search.source import translation
 from hwnas.spaces import SearchSpace, get_space
 
 if TYPE_CHECKING:

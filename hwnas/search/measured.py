@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from hwnas.core.arrays import Array, Population
 from hwnas.predict import read_measurements
 from hwnas.search.rows import RowTable
-from hwnas.search.source import Array, Population, Source
+from hwnas.search.source import Source
 from hwnas.spaces import SearchSpace
 
 

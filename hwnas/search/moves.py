@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.search.evaluator import Scored
-from hwnas.search.source import Array, Population
 from hwnas.spaces import SearchSpace
 
 

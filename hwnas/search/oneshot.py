@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from hwnas.core.arrays import Population
 from hwnas.core.errors import InputError
 from hwnas.core.files import check_folder
 from hwnas.core.progress import is_first_process, say
@@ -23,7 +24,7 @@ from hwnas.search.problem import ACCURACY, Constraint, Problem, make_problem
 from hwnas.search.reach import Range, check_reach, first_feasible, infeasible, reachable
 from hwnas.search.result import Candidate, Result, problem_to_json
 from hwnas.search.run import FINALISTS, candidates, finish
-from hwnas.search.source import Population, Source
+from hwnas.search.source import Source
 from hwnas.search.subnets import Remembering
 from hwnas.train.expected import ExpectedCost
 

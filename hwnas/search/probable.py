@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hwnas.core.arrays import Array, Population
 from hwnas.search.algorithm import algorithms
 from hwnas.search.evaluator import Evaluator
 from hwnas.search.moves import best
 from hwnas.search.problem import Constraint, Problem
 from hwnas.search.reach import first_feasible
-from hwnas.search.source import Array, Population, Source
+from hwnas.search.source import Source
 from hwnas.spaces import SearchSpace
 from hwnas.train.expected import LayerCosts, layer_costs
 

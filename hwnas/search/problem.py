@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InputError, UnknownNameError
 from hwnas.search.rows import RowHash, contains
-from hwnas.search.source import Array, Population, Source
+from hwnas.search.source import Source
 from hwnas.search.sources import COUNTS, accuracy_source, cost_sources, count
 from hwnas.spaces import SearchSpace, get_space
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Population
 from hwnas.core.errors import InputError
 from hwnas.parse.ofa_lookup import METRIC, read_note10
 from hwnas.search.additive import Additive, Factor
@@ -44,7 +45,7 @@ class OfaAccuracy:
         self._resolution = np.array([PREDICTOR_RESOLUTIONS.index(r) for r in resolutions])
         self._slots = np.arange(BLOCKS) % SLOTS
 
-    def __call__(self, population: NDArray[np.int16]) -> NDArray[np.float64]:
+    def __call__(self, population: Population) -> NDArray[np.float64]:
         """Accuracy of a population (n, genes) as a fraction, shape (n,)."""
         result = np.empty(len(population))
         for start in range(0, len(population), CHUNK):
@@ -56,7 +57,7 @@ class OfaAccuracy:
             result[start : start + CHUNK] = (x @ self.weights[-1] + self.biases[-1])[:, 0]
         return result
 
-    def inputs(self, population: NDArray[np.int16]) -> NDArray[np.float32]:
+    def inputs(self, population: Population) -> NDArray[np.float32]:
         """The one-hot inputs, shape (n, 128)."""
         n = len(population)
         depth = np.take(np.array(DEPTHS), population[:, 2 * BLOCKS : 2 * BLOCKS + STAGES])

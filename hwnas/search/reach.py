@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InfeasibleBudgetError
 from hwnas.search.moves import neighbours
 from hwnas.search.problem import ACCURACY, Problem
-from hwnas.search.source import Array, Population, Source
+from hwnas.search.source import Source
 from hwnas.spaces import SearchSpace
 
 Range = tuple[float, float]

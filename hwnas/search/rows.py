@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Population = NDArray[np.int16]
+from hwnas.core.arrays import Population
+
 Hashes = NDArray[np.uint64]
 
 SEED = 20259

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwnas.core.arrays import Array
 from hwnas.core.errors import InputError
 from hwnas.core.files import check_folder
 from hwnas.core.progress import progress
@@ -18,7 +19,7 @@ from hwnas.search.moves import best, nondominated
 from hwnas.search.problem import ACCURACY, Constraint, Problem, make_problem
 from hwnas.search.reach import Range, check_reach, first_feasible, infeasible
 from hwnas.search.result import Candidate, Result, problem_to_json
-from hwnas.search.source import Array, Source
+from hwnas.search.source import Source
 from hwnas.search.verify import save_certificates
 from hwnas.spaces import SearchSpace
 

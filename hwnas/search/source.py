@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import DomainError
 from hwnas.core.target import Target
 from hwnas.core.units import Quantity, quantity_of
 from hwnas.search.additive import Additive
 from hwnas.spaces import SearchSpace
 
-Array = NDArray[np.float64]
-Population = NDArray[np.int16]
 Interval = Callable[[Population, float], tuple[Array, Array]]
 
 PROBED = 16

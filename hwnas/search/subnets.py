@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.core.arrays import Array, Population
 from hwnas.core.progress import say
 from hwnas.predict.auto import choose
 from hwnas.predict.data import Measurements
 from hwnas.predict.intervals import genotype_groups
 from hwnas.predict.metrics import score
 from hwnas.search.rows import RowHash
-from hwnas.search.source import Array, Population, Source, translation
+from hwnas.search.source import Source, translation
 from hwnas.spaces import SearchSpace
 
 SUB_NETWORKS = 300

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hwnas.core.arrays import Population
 from hwnas.core.errors import DomainError, InputError, UnknownNameError
 from hwnas.core.registry import Registry
 from hwnas.spaces.graph import BN_EPS, Graph
@@ -27,8 +28,6 @@ from hwnas.spaces.primitive import Primitive
 if TYPE_CHECKING:
     from hwnas.spaces.modules import Network
 
-Population = NDArray[np.int16]
-"""(n, genes) array; entry [i, j] is an index into gene j's choices."""
 
 Option = int | float | str | tuple[int, ...]
 
@@ -126,7 +125,7 @@ class SearchSpace(ABC):
         return np.array([len(gene.choices) for gene in self.genes])
 
     @cached_property
-    def gates(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+    def gates(self) -> tuple[NDArray[np.int64], Population]:
         """For each gene the one that controls it and the least choice of that one, (genes,) each.
 
         A gene that always matters controls itself, from choice 0 on.

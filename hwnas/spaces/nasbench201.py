@@ -9,7 +9,8 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hwnas.spaces.base import Gene, Population, SearchSpace, Slot, bad_architecture, spaces
+from hwnas.core.arrays import Population
+from hwnas.spaces.base import Gene, SearchSpace, Slot, bad_architecture, spaces
 from hwnas.spaces.graph import Graph, GraphNode
 from hwnas.spaces.mobile import conv, linear, pool, strided
 from hwnas.spaces.ops import Shape

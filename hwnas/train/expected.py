@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.arrays import Array, Population
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hwnas.spaces import SearchSpace
 
-Array = NDArray[np.float64]
-Cost = Callable[[NDArray[np.int16]], Array]
+Cost = Callable[[Population], Array]
 
 PROBED = 256
 EXACT = 1e-9
@@ -37,7 +38,7 @@ class LayerCosts:
     base: float
     added: Array
 
-    def __call__(self, population: NDArray[np.int16]) -> Array:
+    def __call__(self, population: Population) -> Array:
         result: Array = self.base + self.added[np.arange(len(self.added)), population].sum(axis=1)
         return result
 
@@ -82,16 +83,16 @@ class ExpectedCost:
         return linear - linear.detach() + value
 
 
-def _draw(p: Array, rng: np.random.Generator) -> NDArray[np.int16]:
+def _draw(p: Array, rng: np.random.Generator) -> Population:
     """A few genotypes with independent genes of probabilities `p`, shape (DRAWN, genes)."""
     edges = (p / p.sum(axis=1, keepdims=True)).cumsum(axis=1)
     last = (p > 0).cumsum(axis=1).argmax(axis=1)
     below = (rng.random((DRAWN, len(p), 1)) >= edges[None]).sum(axis=2)
-    drawn: NDArray[np.int16] = np.minimum(below, last).astype(np.int16)
+    drawn: Population = np.minimum(below, last).astype(np.int16)
     return drawn
 
 
-def _singles(space: SearchSpace, cost: Cost, population: NDArray[np.int16]) -> Array:
+def _singles(space: SearchSpace, cost: Cost, population: Population) -> Array:
     """The cost with each single gene set to each choice, shape (n, genes, most choices); padding repeats choice 0."""
     genes, most = len(space.genes), int(space.choices.max())
     rows = np.tile(population[:, None, None], (1, genes, most, 1))

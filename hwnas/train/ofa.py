@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
+from hwnas.core.arrays import Population
 from hwnas.core.errors import InputError
 from hwnas.spaces.base import GENE_TYPE
 from hwnas.train.batches import Batches
@@ -20,7 +20,6 @@ from hwnas.train.supernet import resolution_of
 from hwnas.train.training import algorithms
 
 TEACHER = "teacher"
-Row = NDArray[np.int16]
 
 
 @algorithms.register("ofa")
@@ -55,7 +54,7 @@ class ElasticPhase(Phase):
         if self.stage.sort_above is not None:
             self.network.sort_channels(self.stage.sort_above)
 
-    def rows(self, step: int) -> list[tuple[str, Row]]:
+    def rows(self, step: int) -> list[tuple[str, Population]]:
         """The sub-networks of `step` and their names, the largest first; one resolution for all of them."""
         rng = np.random.default_rng([self.config.seed, 3, step])
         bounds = {"largest": self._bound(-1), "smallest": self._bound(0)}
@@ -70,7 +69,7 @@ class ElasticPhase(Phase):
                 row[self._resolution] = chosen
         return found
 
-    def _bound(self, end: int) -> Row:
+    def _bound(self, end: int) -> Population:
         return np.array([values[end] for values in self._choices], dtype=GENE_TYPE)
 
     def resolution(self, step: int) -> int:

@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from hwnas.core.arrays import Population
 from hwnas.spaces import SearchSpace
-from hwnas.spaces.base import GENE_TYPE, Population
+from hwnas.spaces.base import GENE_TYPE
 from hwnas.train.config import SupernetConfig
 
 Rule = Literal["largest", "random", "sandwich"]
