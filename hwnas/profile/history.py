@@ -19,6 +19,7 @@ from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace
 
 LONGEST_SESSION = 4
+ROUNDING = 1e-9
 REFERENCE = "reference_ms"
 """Under this name the environment of a session keeps the sentinel's reference speed that was known before it."""
 
@@ -60,9 +61,10 @@ def blocks_due(blocks: Sequence[Block], reference: float, effort: Effort) -> tup
     if not blocks:
         return 0, batch
     latest, spent = blocks[-1].session, sum(block.spent_s for block in blocks)
-    if len(blocks) >= MIN_BLOCKS and spent >= effort.time_limit_s:
+    limit = effort.time_limit_s * (1 - ROUNDING)
+    if len(blocks) >= MIN_BLOCKS and spent >= limit:
         return latest, 0
-    most = max(MIN_BLOCKS - len(blocks), math.ceil((effort.time_limit_s - spent) / (spent / len(blocks))))
+    most = max(MIN_BLOCKS - len(blocks), math.ceil((limit - spent) / (spent / len(blocks))))
     own = [block for block in blocks if block.session == latest]
     if len(own) % batch:
         return latest, min(batch - len(own) % batch, most)

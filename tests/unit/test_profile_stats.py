@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hwnas.profile.history import Effort, blocks_due
@@ -177,6 +177,7 @@ def test_what_comes_next_depends_on_the_samples_alone(values, cut):
 
 
 @given(st.lists(st.floats(0.5, 2), min_size=80, max_size=80), st.floats(0.005, 0.2))
+@example([1.0] * 5 + [0.5, 2.0] * 37 + [1.0], 0.05)
 def test_blocks_that_are_due_are_all_needed(values, spent_s):
     """Asking after each block or only when the due ones are taken leads to the same samples."""
     effort = Effort(time_limit_s=0.7)
