@@ -20,6 +20,7 @@ from hwnas.search.verify import Certificate, certify, claims_of, decisive
 
 MEASURED = 24
 A_ROUND = 4
+ROOM = 0.05
 
 Certificates = list[Certificate]
 Solve = Callable[[Problem], tuple[Result, list[Candidate]]]
@@ -39,7 +40,13 @@ class Evidence:
 
 
 def certified(
-    problem: Problem, solve: Solve, *, measured: int = MEASURED, store: str | Path | None = None, seed: int = 0
+    problem: Problem,
+    solve: Solve,
+    *,
+    measured: int = MEASURED,
+    store: str | Path | None = None,
+    seed: int = 0,
+    use_up: bool = False,
 ) -> tuple[Result, Certificates]:
     """The most accurate finalist that keeps its budgets on the device, and its certificates.
 
@@ -47,12 +54,19 @@ def certified(
         solve: searches a problem; gives the result and its finalists, best first.
         measured: at most so many networks are measured.
         store: see `verify`.
+        use_up: whether finalists that leave room in a budget come after those that use it up, whatever their accuracy.
 
     Each round measures the best finalists interleaved. Where none keeps its budgets with the whole of its confidence
-    interval, the costs are corrected by what was measured (see `corrected`) and the search goes on. A target that is
-    not this machine ends it at once, not measured.
+    interval, the costs are corrected by what was measured (see `corrected`) and the search goes on; also once where
+    the winner was thought to use a budget up, and leaves room in it. A target that is not this machine ends it at once,
+    not measured.
     """
-    known, tried, spent = dict[str, Certificates](), dict[str, Candidate](), 0
+    known, tried, spent, had_room = dict[str, Certificates](), dict[str, Candidate](), 0, False
+
+    def rank(candidate: Candidate) -> tuple[int, bool, float]:
+        certificates = known[candidate.arch]
+        return standing(certificates), use_up and any(map(leaves_room, certificates)), -candidate.accuracy
+
     result, finalists = solve(problem)
     while True:
         new = [c for c in finalists if c.arch not in known][: min(A_ROUND, measured - spent)]
@@ -61,11 +75,14 @@ def certified(
         known |= {c.arch: [next(found) for _ in part] for c, part in zip(new, claims, strict=True)}
         spent += len(new)
         tried |= {candidate.arch: candidate for candidate in finalists if candidate.arch in known}
-        winner = min(tried.values(), key=lambda c: (standing(known[c.arch]), -c.accuracy))
+        winner = min(tried.values(), key=rank)
         result = _awarded(result, winner, known)
-        if not new or spent >= measured or standing(known[winner.arch]) == 0:
+        kept, room = standing(known[winner.arch]) == 0, any(map(leaves_room, known[winner.arch]))
+        if not new or spent >= measured or (kept and (had_room or not room)):
             return result, known[winner.arch]
-        say(f"{len(new)} finalists do not keep their budget for sure; the cost model is corrected, the search goes on")
+        had_room |= kept
+        why = "the winner leaves room in its budget" if kept else f"{len(new)} finalists break their budget, or nearly"
+        say(f"{why}; the cost model is corrected, the search goes on")
         try:
             result, finalists = solve(replace(problem, costs=_corrected_costs(problem, known)))
         except InfeasibleBudgetError as error:
@@ -77,6 +94,17 @@ def standing(certificates: Certificates) -> int:
     if decisive(certificates).status == "failed":
         return 2
     return int(any(c.measured is not None and not c.surely for c in certificates))
+
+
+def leaves_room(certificate: Certificate) -> bool:
+    """Whether a budget that the prediction uses up has more than `ROOM` of it left for sure, as measured."""
+    claim = certificate.claim
+    if certificate.worst is None or certificate.verdict == "exact" or min(claim.budget, claim.predicted) <= 0:
+        return False
+    used, predicted = (
+        value / claim.budget if claim.upper else claim.budget / value for value in (certificate.worst, claim.predicted)
+    )
+    return used < 1 - ROOM <= predicted
 
 
 def _awarded(result: Result, winner: Candidate, known: Mapping[str, Certificates]) -> Result:

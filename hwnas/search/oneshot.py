@@ -75,7 +75,7 @@ def one_shot_search(
     choose = _Chooser(config, ranges, supernet, started)
     if not is_first_process():
         return choose(problem)[0]
-    return finish(problem, choose, measured=measured, store=store, seed=config.seed, out=out)
+    return finish(problem, choose, measured=measured, store=store, seed=config.seed, out=out, use_up=True)
 
 
 def _untrained(population: np.ndarray) -> np.ndarray:

@@ -75,11 +75,18 @@ def search(
 
 
 def finish(
-    problem: Problem, run: Solve, *, measured: int, store: str | Path | None, seed: int, out: str | Path | None
+    problem: Problem,
+    run: Solve,
+    *,
+    measured: int,
+    store: str | Path | None,
+    seed: int,
+    out: str | Path | None,
+    use_up: bool = False,
 ) -> Result:
     """Solve a problem by `run`, measure its finalists where a budget is of this machine, and write what came of it."""
     if measured and any(constraint.quantity in problem.costs for constraint in problem.constraints):
-        result, certificates = certified(problem, run, measured=measured, store=store, seed=seed)
+        result, certificates = certified(problem, run, measured=measured, store=store, seed=seed, use_up=use_up)
     else:
         result, certificates = run(problem)[0], []
     if out is not None:

@@ -110,7 +110,7 @@ class Run:
         total = sum(phase.steps for phase in phases)
         done, momentum = self._restore() if resume else (0, {})
         if phases and done == total:
-            say(f"{self.folder} holds this training, finished; choose another --out to train anew")
+            say(f"the training in {self.folder} is finished; another --out would train anew")
         log = Log(self.folder, done, self.config.tensorboard and self.group.rank == 0, self.group.rank == 0)
         with progress("training", total) as task, log:
             task.update(done)
