@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError, UnknownNameError
 
+MAGIC = b"PAR1"
+
 
 def column_names(path: Path) -> list[str]:
     """Names of the columns of a Parquet or CSV file."""
-    return list(open_table(path).schema.names) if path.suffix == ".csv" else _schema(path)
+    return _schema(path) if _is_parquet(path) else list(open_table(path).schema.names)
 
 
 def read_columns(path: Path, wanted: Sequence[str], required: Sequence[str]) -> dict[str, list[Any]]:
@@ -41,10 +43,18 @@ def open_table(path: Path, columns: Sequence[str] | None = None) -> Any:
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    if path.suffix == ".csv":
-        as_text = csv.ConvertOptions(column_types={"arch": pa.string()})
-        return _readable(path, lambda: csv.read_csv(path, convert_options=as_text))
-    return _readable(path, lambda: parquet.read_table(path, columns=None if columns is None else list(columns)))
+    if _is_parquet(path):
+        return _readable(path, lambda: parquet.read_table(path, columns=None if columns is None else list(columns)))
+    as_text = csv.ConvertOptions(column_types={"arch": pa.string()})
+    return _readable(path, lambda: csv.read_csv(path, convert_options=as_text))
+
+
+def _is_parquet(path: Path) -> bool:
+    """Whether a file is called a Parquet file, or begins as one does."""
+    if path.suffix == ".parquet" or not path.is_file():
+        return True
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def _readable(path: Path, read: Callable[[], Any]) -> Any:
@@ -55,7 +65,7 @@ def _readable(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (pa.ArrowException, OSError) as error:
-        form = "CSV" if path.suffix == ".csv" else "Parquet"
+        form = "Parquet" if _is_parquet(path) else "CSV"
         raise InputError(f"{path}: not readable as {form} ({str(error).splitlines()[0]})") from error
 
 

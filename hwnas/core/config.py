@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inspect import isclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -27,27 +27,15 @@ class Config(BaseModel):
         return value
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 C = TypeVar("C", bound=Config)
 
 
 def load_config(path: str | Path, model: type[C]) -> C:
     """Read `path` as YAML into `model`; raises `InputError` that names the file, the key and the nearest known key."""
     try:
-        values = yaml.load(read_text(path, "configuration"), _Loader)
+        text = read_text(path, "configuration")
+        _refuse_repeated_keys(yaml.compose(text, yaml.SafeLoader), set())
+        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -55,6 +43,23 @@ def load_config(path: str | Path, model: type[C]) -> C:
     if not isinstance(values, dict):
         raise InputError(f"{path}: a configuration is a mapping of keys to values")
     return parse_config(values, model, str(path))
+
+
+def _refuse_repeated_keys(node: yaml.Node | None, seen: set[int]) -> None:
+    """Raise a YAML error for a key that stands twice in one mapping; the last would count, and nobody would know."""
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for entry in node.value:
+            _refuse_repeated_keys(entry, seen)
+    if isinstance(node, yaml.MappingNode):
+        keys = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in keys:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            keys.add((key.tag, str(key.value)))
+            _refuse_repeated_keys(value, seen)
 
 
 def parse_config(values: dict[str, object], model: type[C], where: str) -> C:

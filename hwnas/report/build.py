@@ -186,7 +186,7 @@ def _tables(runs: Mapping[Path, Document]) -> Iterator[Section]:
 
 def _machines(runs: Mapping[Path, Document]) -> Iterator[Section]:
     for folder, run in runs.items():
-        environment = run["environment"]
+        environment = run.get("environment") or {"hwnas": run["made_by"]}
         rows = [["target", str(Target.from_json(run["target"], str(folder)))]]
         for key, value in environment.items():
             rows.append([key.replace("_", " "), _shown(value)])

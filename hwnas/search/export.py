@@ -24,9 +24,9 @@ SEED = 0
 OPEN_BATCH = 2
 NETWORK, SUPERNET = "network.json", "supernet.json"
 INPUT = (
-    "RGB in [0, 1], channels first; each channel minus hwnas.mean, divided by hwnas.std; the shorter side resized to "
-    "the input's (bicubic or bilinear with a low-pass filter), the centre cut out; output i is the score of "
-    "hwnas.classes[i]"
+    "upright RGB in [0, 1], what is transparent on white, channels first; each channel minus hwnas.mean, divided by "
+    "hwnas.std; the shorter side resized to the input's (bicubic, or bilinear with a low-pass filter), the centre cut "
+    "out; output i is the score of hwnas.classes[i]"
 )
 
 

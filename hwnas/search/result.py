@@ -87,10 +87,7 @@ class Result:
 
         A super-network in that folder is named relative to it, so that the folder can be moved.
         """
-        document, supernet = self.to_json(), self.problem["supernet"]
-        if supernet is not None and Path(supernet).is_relative_to(Path(folder).resolve()):
-            document["supernet"] = str(Path(supernet).relative_to(Path(folder).resolve()))
-        write_json(Path(folder) / FILE, document)
+        write_json(Path(folder) / FILE, portable(self.to_json(), Path(folder).resolve()))
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
@@ -136,6 +133,19 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
         "constraints": [constraint_to_json(constraint) for constraint in problem.constraints],
         "confidence": problem.confidence,
     }
+
+
+def portable(value: Any, folder: Path) -> Any:
+    """A JSON value in which super-networks that lie in `folder` are named relative to it."""
+    if isinstance(value, list):
+        return [portable(part, folder) for part in value]
+    if not isinstance(value, dict):
+        return value
+    document = {key: portable(part, folder) for key, part in value.items()}
+    supernet = document.get("supernet")
+    if isinstance(supernet, str) and Path(supernet).is_relative_to(folder):
+        document["supernet"] = str(Path(supernet).relative_to(folder))
+    return document
 
 
 def _problem_from_json(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:

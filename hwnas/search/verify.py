@@ -15,7 +15,7 @@ from hwnas.core.target import Target
 from hwnas.core.units import LATENCY, THROUGHPUT, quantity_of
 from hwnas.search import local
 from hwnas.search.export import Exported, export
-from hwnas.search.result import Candidate, Result
+from hwnas.search.result import Candidate, Result, portable
 from hwnas.search.sources import COUNTS, count
 from hwnas.spaces import get_space
 
@@ -135,7 +135,8 @@ def save(folder: str | Path, result: Result, certificates: Sequence[Certificate]
 
 
 def save_certificates(folder: str | Path, certificates: Sequence[Certificate]) -> None:
-    write_json(Path(folder) / FILE, {"kind": "certificates", "certificates": [c.to_json() for c in certificates]})
+    document = {"kind": "certificates", "certificates": [c.to_json() for c in certificates]}
+    write_json(Path(folder) / FILE, portable(document, Path(folder).resolve()))
 
 
 def decisive(certificates: Sequence[Certificate]) -> Certificate:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -65,7 +67,7 @@ def _read(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     """The files called `names` in a folder or a tar archive; nothing is unpacked to disk."""
     try:
         found = _from_folder(path, names) if path.is_dir() else _from_archive(path, names)
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"{path}: not a readable folder or archive of CIFAR ({error})") from error
     for name in names:
         if name not in found:

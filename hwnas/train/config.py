@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from hwnas.core.config import Config
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Where = Annotated[Path, AfterValidator(Path.absolute)]
-"""A path, relative to the current folder."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -32,8 +30,8 @@ class DataConfig(Config):
     """
 
     name: str
-    path: Where | None = None
-    test_path: Where | None = None
+    path: Path | None = None
+    test_path: Path | None = None
     size: Annotated[int, Field(ge=8, le=1024)] | None = None
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     train_limit: Annotated[int, Field(ge=2)] | None = None
@@ -95,7 +93,7 @@ class SupernetConfig(RunConfig):
 
     algorithm: str = "ofa"
     rule: Literal["progressive", "sandwich"] = "progressive"
-    init: Where | None = None
+    init: Path | None = None
     epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 605.0
     subnets: Annotated[int, Field(ge=2, le=16)] = 4
     bounds_every: Annotated[int, Field(ge=1)] = 1
@@ -168,7 +166,7 @@ class NetworkConfig(RunConfig):
     """
 
     arch: str
-    init: Where | None = None
+    init: Path | None = None
     epochs: Positive = 180.0
     warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
     ema: Fraction = 0.9995

@@ -199,5 +199,6 @@ def needed_path(config: DataConfig) -> Path:
     if config.path is None:
         raise InputError(f"data set {config.name!r} needs a path: data: {{name: {config.name}, path: ...}}")
     if not config.path.exists():
-        raise InputError(f"data set {config.name!r}: nothing at {config.path}")
+        seen = "" if config.path.is_absolute() else f" in {Path.cwd()}"
+        raise InputError(f"data set {config.name!r}: nothing at {config.path}{seen}")
     return config.path

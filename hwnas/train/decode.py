@@ -24,6 +24,17 @@ VERSION = 2
 CHUNK = 512
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BITS = 65535
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""What undoes each orientation of the EXIF standard."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +126,8 @@ def decode(data: bytes, side: int) -> NDArray[np.uint8]:
     What is transparent becomes white; 16 bits of grey are divided by 257.
     """
     image_module = pillow()
-    from PIL import ImageOps
-
     with image_module.open(io.BytesIO(data)) as image:
-        rgb = _rgb(ImageOps.exif_transpose(image))
+        rgb = _rgb(_upright(image))
     width, height = rgb.size
     scale = side / min(width, height)
     wide, high = max(side, round(width * scale)), max(side, round(height * scale))
@@ -126,6 +135,12 @@ def decode(data: bytes, side: int) -> NDArray[np.uint8]:
         rgb = rgb.resize((wide, high), image_module.Resampling.BICUBIC, reducing_gap=2.0)
     left, top = (wide - side) // 2, (high - side) // 2
     return np.asarray(rgb.crop((left, top, left + side, top + side)), dtype=np.uint8)
+
+
+def _upright(image: Any) -> Any:
+    """A Pillow image turned as its EXIF data say."""
+    turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
+    return image if turn is None else image.transpose(pillow().Transpose[turn])
 
 
 def _rgb(image: Any) -> Any:

@@ -239,17 +239,22 @@ def _own_folder(folder: Path, name: str) -> None:
 
 def _same_run(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
     """Raises `InputError` where the checkpoint in `folder` belongs to another configuration."""
-    free = ("learning_rate", "threads", "checkpoint_s", "tensorboard", "device")
-    before, now = (
-        {k: v for k, v in {**(about.get("config") or {}), **(about.get("costs") or {})}.items() if k not in free}
-        for about in (found, asked)
-    )
+    before, now = (_what_counts(about, described="data_set" in found) for about in (found, asked))
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             raise InputError(
                 f"{folder} holds a training with {key} {before.get(key)!r}, asked is {now.get(key)!r}: "
                 "choose another --out, or the same configuration to go on with it"
             )
+
+
+def _what_counts(about: dict[str, Any], described: bool) -> dict[str, Any]:
+    """The settings that a resumed run must share; where the images lie is none, where what they are is `described`."""
+    free = ("learning_rate", "threads", "checkpoint_s", "tensorboard", "device")
+    settings = {**(about.get("config") or {}), **(about.get("costs") or {})}
+    if described and isinstance(settings.get("data"), dict):
+        settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("path", "test_path")}
+    return {key: value for key, value in settings.items() if key not in free}
 
 
 def fixed_shape(network: nn.Module, compiled: bool) -> Callable[[Tensor], Tensor]:

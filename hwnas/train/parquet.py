@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,10 @@ def parquet(config: DataConfig, side: int) -> DataSet:
     if config.test_path is not None:
         if "test" in found:
             raise InputError(f"{config.path} holds test images ({found['test'][0].name}): leave test_path out")
-        found["test"] = _splits(config.test_path).get("train", [])
+        parts = _splits(config.test_path)
+        if "test" not in parts and len(parts) > 1:
+            raise InputError(f"{config.test_path} holds shards of several splits and none is called test*")
+        found["test"] = parts.get("test") or parts["train"]
     shards = {split: _Shards(files) for split, files in found.items()}
     train = shards["train"]
     stored = config.size or min(side, own_side(train.bytes_of(0), f"{train.files[0]}: image 0"))
@@ -77,6 +80,8 @@ class _Shards:
         labels = [self._labels(file) for file in files]
         self.labels = np.concatenate(labels)
         self._ends = np.cumsum([len(part) for part in labels])
+        self._lock = Lock()
+        self._columns: list[Any] | None = None
         if not len(self.labels):
             raise InputError(f"{files[0]}: holds no image")
 
@@ -108,9 +113,12 @@ class _Shards:
         except (KeyError, TypeError, ValueError, InputError):
             return ()
 
-    @cached_property
+    @property
     def _images(self) -> list[Any]:
-        return [_column(file, IMAGES) for file in self.files]
+        with self._lock:  # threads that decode ask all at once
+            if self._columns is None:
+                self._columns = [_column(file, IMAGES) for file in self.files]
+            return self._columns
 
     def _place(self, index: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._ends, index, side="right"))

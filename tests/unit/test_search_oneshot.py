@@ -104,6 +104,7 @@ def test_the_target_is_kept_and_used(tmp_path: Path, share: float) -> None:
     assert len(result.accuracy_model["entropy"]) == 8
     again = json.loads((tmp_path / "search.json").read_text())
     assert again["best"]["arch"] == result.best.arch and again["supernet"] == "."
+    assert again["best"]["certificate"]["supernet"] == "."
     assert Result.load(tmp_path).problem["supernet"] == str(tmp_path)
 
 

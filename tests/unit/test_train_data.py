@@ -164,6 +164,14 @@ def test_images_are_decoded_as_a_viewer_shows_them() -> None:
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise: what is on the left comes to the top
     turned = decode(png(half, format="JPEG", exif=exif), 16)
     assert turned[:7].max() < 40 and turned[9:].min() > 215
+    from PIL import ImageOps
+
+    corner = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        data = png(corner, exif=exif)
+        wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        np.testing.assert_array_equal(decode(data, 16)[..., 0], wanted)
 
 
 @pytest.mark.parametrize("struct", [False, True])
@@ -194,6 +202,8 @@ def test_shards_that_say_their_split(tmp_path: Path) -> None:
     data = load("parquet", 2, path=tmp_path / "set")
     assert [len(images) for images in (data.train, data.val, data.test)] == [20, 3, 2]
     assert all(map(colours_tell_labels, (data.train, data.val, data.test)))
+    alone = parquet_file(tmp_path / "alone.parquet", [0, 1] * 10)
+    assert len(load("parquet", 2, path=alone, test_path=tmp_path / "set").test) == 2
     parquet_file(folder / "more.parquet", [0, 1])
     with pytest.raises(InputError, match="shards of several splits"):
         load("parquet", 2, path=tmp_path / "set")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from hwnas.core.config import load_config
@@ -241,6 +242,7 @@ def test_configuration_names_an_unknown_key(tmp_path: Path) -> None:
         ("epochs: 3\nepochs: 4", "the key 'epochs' stands twice"),
         ("epochs: 0", r"config\.yaml: epochs 0 needs the weights of an init$"),
         ("algorithm: fbnet\narch_fraction: 0.2", "arch_fraction is of a search that .* hwnas search"),
+        ("[1, 2]: 3", "config.yaml:4: not readable as YAML"),
         ("data: {name: digits, name: folder}", "config.yaml:4: not readable as YAML: the key 'name' stands twice"),
     ],
 )
@@ -252,9 +254,27 @@ def test_configurations_that_contradict_themselves(tmp_path: Path, text: str, me
     assert "\n" not in str(caught.value)
 
 
-def test_paths_of_a_configuration_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_where_its_images_and_folder_were_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells a data set apart is what it holds, not where it lies."""
+    (tmp_path / "before").mkdir()
+    labels = np.arange(160) % 10
+    pixels = np.random.default_rng(0).integers(0, 255, (160, 8, 8, 3), dtype=np.uint8)
+    for number, label in enumerate(labels):
+        folder = tmp_path / "before" / "images" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[number]).save(folder / f"{number}.png")
+    monkeypatch.setenv("HWNAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path / "before")
+    whole = config(data=DataConfig(name="folder", path=Path("images")), epochs=1)
+    train_supernet(whole, "supernet")
     monkeypatch.chdir(tmp_path)
-    assert DataConfig.model_validate({"name": "folder", "path": "images"}).path == tmp_path / "images"
+    (tmp_path / "before").rename(tmp_path / "after")
+    monkeypatch.chdir(tmp_path / "after")
+    supernet = load_supernet("supernet")
+    assert supernet.accuracy(supernet.space.sample(1, 0)).shape == (1,)
+    elsewhere = config(data=DataConfig(name="folder", path=tmp_path / "after" / "images"), epochs=1)
+    train_supernet(elsewhere, "supernet")
+    assert load_supernet("supernet").about["finished"]
 
 
 def test_classes_of_space_and_data_must_agree(tmp_path: Path) -> None:
