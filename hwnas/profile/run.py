@@ -307,7 +307,7 @@ def profile_batches(space: str | SearchSpace, out: str | Path, batches: Sequence
 
 def measure_onnx(models: Mapping[str, bytes | str | Path], *, runtime: str = "onnxruntime",
                  settings: Settings | None = None, effort: Effort | None = None, store: str | Path | None = None,
-                 seed: int = 0) -> dict[str, Measurement]:
+                 seed: int = 0, metric: str = METRIC) -> dict[str, Measurement]:
     """Measure ONNX models, given by name as bytes or files, interleaved in one campaign, as `profile` measures.
 
     With the `store` of a run, their medians refer to the same reference speed as that run's; what it already holds of
@@ -320,20 +320,28 @@ def measure_onnx(models: Mapping[str, bytes | str | Path], *, runtime: str = "on
             if isinstance(model, bytes):
                 path.write_bytes(model)
             subjects[name] = Subject.model(path if isinstance(model, bytes) else model)
-        return measure_subjects(subjects, runtime=runtime, settings=settings, effort=effort, store=store, seed=seed)
+        how: dict[str, Any] = {"runtime": runtime, "settings": settings, "effort": effort, "store": store}
+        return measure_subjects(subjects, seed=seed, metric=metric, **how)
 
 
 def measure_subjects(subjects: Mapping[str, Subject], *, runtime: str = "onnxruntime",
                      settings: Settings | None = None, effort: Effort | None = None, store: str | Path | None = None,
-                     seed: int = 0) -> dict[str, Measurement]:
-    """`measure_onnx` of primitives or networks of a space, for runtimes that do not read ONNX too."""
-    settings, effort = settings or Settings(), effort or Effort()
+                     seed: int = 0, metric: str = METRIC) -> dict[str, Measurement]:
+    """`measure_onnx` of primitives or networks of a space, for runtimes that do not read ONNX too.
+
+    `metric` may be another one than the latency; where nothing here reads it, the measurements say why.
+    """
+    settings = settings or Settings()
+    plan = Plan.of(tuple(dict.fromkeys((METRIC, metric))), None, settings, effort or Effort())
     target = local_target(runtime, settings)
+    if metric in plan.unmeasurable:
+        return dict.fromkeys(subjects, Measurement.failed(plan.unmeasurable[metric], "unmeasurable"))
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder, Store(store or Path(folder) / STORE) as samples:
         series = samples.next_series(target, [subject.id for subject in subjects.values()])
-        run_campaign(samples, target, settings, list(subjects.values()), series=series, effort=effort, seed=seed,
+        run_campaign(samples, target, settings, list(subjects.values()), series=series, effort=plan.effort, seed=seed,
                      title="models")
-        found = History(samples, target).measurements(subjects.values(), series=series, goal=effort.goal)
+        history = History(samples, target)
+        found = history.measurements(subjects.values(), series=series, goal=plan.effort.goal, metric=metric)
     return {name: found[subject] for name, subject in subjects.items()}
 
 

@@ -12,7 +12,7 @@ from hwnas.profile import Measurement, Settings, Subject, backends, measure_onnx
 from hwnas.profile.backends.base import TRIALS
 from hwnas.profile.device import environment, local_target
 
-__all__ = ["environment", "local_settings", "measure_latencies"]
+__all__ = ["environment", "local_settings", "measure"]
 
 
 def local_settings(target: Target | None) -> Settings:
@@ -37,19 +37,23 @@ def local_settings(target: Target | None) -> Settings:
     raise UnavailableError((mismatches or reasons)[-1])
 
 
-def measure_latencies(
+def measure(
     models: Mapping[str, bytes],
     networks: Mapping[str, tuple[str, str]],
     target: Target,
     settings: Settings,
+    metric: str,
     store: str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, Measurement]:
-    """Latencies in ms by name, measured interleaved in one campaign; `store` keeps the samples.
+    """Values of `metric` (`latency_ms`, `energy_mj`, `memory_mib`) by name, measured interleaved in one campaign.
+
+    `store` keeps the samples.
 
     Measured are the ONNX models, or, where the runtime does not read ONNX, the same `networks` (space, architecture).
     """
-    how: dict[str, Any] = {"runtime": target.runtime, "settings": settings, "store": store, "seed": seed}
+    where: dict[str, Any] = {"runtime": target.runtime, "settings": settings, "store": store}
+    how = where | {"metric": metric, "seed": seed}
     if backends.get(target.runtime).reads_onnx:
         return measure_onnx(models, **how)
     return measure_subjects({name: Subject("network", arch, space) for name, (space, arch) in networks.items()}, **how)

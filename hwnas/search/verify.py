@@ -12,7 +12,7 @@ import hwnas
 from hwnas.core.errors import InputError, UnavailableError
 from hwnas.core.files import write_json
 from hwnas.core.target import Target
-from hwnas.core.units import LATENCY, THROUGHPUT, quantity_of
+from hwnas.core.units import ENERGY, LATENCY, MEMORY, THROUGHPUT, Quantity, quantity_of
 from hwnas.search import local
 from hwnas.search.export import Exported, export
 from hwnas.search.result import Candidate, Result, portable
@@ -26,6 +26,8 @@ Status = Literal["passed", "failed", "not_measured"]
 ORDER: tuple[Status, ...] = ("failed", "not_measured", "passed")
 FILE = "certificates.json"
 MS_PER_S = 1000.0
+METRICS = {LATENCY: LATENCY.name, THROUGHPUT: LATENCY.name, ENERGY: ENERGY.name, MEMORY: MEMORY.name}
+"""What is measured for a claim about each quantity."""
 
 
 @dataclass(frozen=True)
@@ -181,27 +183,31 @@ def certify(claims: Sequence[Claim], *, store: str | Path | None = None, seed: i
 def _certify_on(
     target: Target | None, claims: list[Claim], store: str | Path | None, seed: int
 ) -> list[Certificate]:
-    timed = [claim for claim in claims if _quantity(claim) in (LATENCY, THROUGHPUT)]
+    measurable = {claim: METRICS[quantity] for claim in claims if (quantity := _quantity(claim)) in METRICS}
     try:
         settings = local.local_settings(target)
     except UnavailableError as error:
         return [_unmeasured(claim, str(error)) for claim in claims]
-    if target is None or not timed:
+    if target is None or not measurable:
         return [_unmeasured(claim, "") for claim in claims]
-    exported = {claim.network: claim.export(target.batch) for claim in timed}
-    models = {network: each.model for network, each in exported.items()}
-    networks = {claim.network: (claim.space, claim.arch) for claim in timed}
-    measured = local.measure_latencies(models, networks, target, settings, store, seed)
+    exported = {claim.network: claim.export(target.batch) for claim in measurable}
+    measured: dict[Claim, Measurement] = {}
+    for metric in dict.fromkeys(measurable.values()):
+        asked = [claim for claim, own in measurable.items() if own == metric]
+        models = {claim.network: exported[claim.network].model for claim in asked}
+        networks = {claim.network: (claim.space, claim.arch) for claim in asked}
+        found = local.measure(models, networks, target, settings, metric, store, seed)
+        measured |= {claim: found[claim.network] for claim in asked}
     environment = local.environment(settings)
     return [
-        _decide(claim, target, measured[claim.network], exported[claim.network].difference, environment)
-        if claim in timed
+        _decide(claim, target, measured[claim], exported[claim.network].difference, environment)
+        if claim in measured
         else _unmeasured(claim, "")
         for claim in claims
     ]
 
 
-def _quantity(claim: Claim) -> object:
+def _quantity(claim: Claim) -> Quantity:
     return quantity_of(claim.quantity.rpartition(".")[2])
 
 
@@ -217,6 +223,8 @@ def _unmeasured(claim: Claim, reason: str) -> Certificate:
 def _decide(
     claim: Claim, target: Target, found: Measurement, difference: float, environment: Mapping[str, Any]
 ) -> Certificate:
+    if found.verdict == "unmeasurable":
+        return _unmeasured(claim, found.reason)
     if found.verdict == "failed":
         return Certificate(claim, "failed", verdict="failed", difference=difference, reason=found.reason)
     median, low, high = found.median, found.low, found.high

@@ -14,6 +14,7 @@ from hwnas.core.errors import ClaimFailedError, InputError, UnavailableError
 from hwnas.core.target import Target
 from hwnas.profile import Measurement, Settings
 from hwnas.profile.device import local_target
+from hwnas.profile.meters import meters
 from hwnas.search import Candidate, Problem, Result, Source, export, local, make_problem, search, solve, verify
 from hwnas.search.additive import Additive
 from hwnas.search.certified import Evidence, certified, corrected, leaves_room
@@ -24,6 +25,7 @@ from hwnas.spaces import get_space
 
 SPEC = "ofa-mbv3:width=0.5,resolution=64,num_classes=10"
 SPACE = get_space(SPEC)
+FAKES = Path(__file__).parents[1] / "fakes"
 HERE = Target("this machine", "onnxruntime", "1.0")
 WEIGHTS = np.random.default_rng(3).random(len(SPACE.choices))
 ACCURACY = Source("simple", "accuracy", lambda population: 0.5 + (population * WEIGHTS).sum(1) / 200)
@@ -41,7 +43,9 @@ class Device:
     def __init__(self, factor: float) -> None:
         self.factor, self.campaigns = factor, list[int]()
 
-    def measure(self, models: dict[str, bytes], *_: object) -> dict[str, Measurement]:
+    def measure(self, models: dict[str, bytes], *about: object) -> dict[str, Measurement]:
+        if about[3] == "energy_mj":
+            return dict.fromkeys(models, Measurement.failed("no meter", "unmeasurable"))
         self.campaigns.append(len(models))
         return {name: self.measurement(name.split(" ")[1]) for name in models}
 
@@ -60,7 +64,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
         return Settings()
 
     monkeypatch.setattr(local, "local_settings", settings)
-    monkeypatch.setattr(local, "measure_latencies", made.measure)
+    monkeypatch.setattr(local, "measure", made.measure)
     monkeypatch.setattr(local, "environment", lambda _: {"host": "here"})
     return made
 
@@ -108,9 +112,10 @@ def test_a_throughput_is_measured_as_images_a_second(device: Device) -> None:
     assert passed.low < passed.measured < passed.high
 
 
-def test_energy_is_not_measured_here(device: Device) -> None:
-    assert certify([claim(archs(1)[0], 5, "energy_mj")])[0].status == "not_measured"
-    assert not device.campaigns
+def test_energy_is_not_measured_where_nothing_reads_it(device: Device) -> None:
+    first, second = certify([claim(archs(1)[0], 5, "energy_mj"), claim(archs(1)[0], 9)])
+    assert (first.status, first.reason, second.status) == ("not_measured", "no meter", "passed")
+    assert device.campaigns == [1]
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.15, 1.6])
@@ -268,6 +273,24 @@ def test_a_winner_is_measured_on_this_machine(tmp_path: Path, runtime: str) -> N
     assert certificate is not None and certificate["quantity"] == "latency_ms"
     assert 0.01 < certificate["low"] <= certificate["measured"] <= certificate["high"] < 500
     assert certificate["target"] == target.to_json() and certificate["environment"]["cpu"] == target.device
+
+
+def test_memory_and_energy_are_measured_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FAKES))
+    monkeypatch.setenv("PYTHONPATH", str(FAKES))
+    monkeypatch.setenv("HWNAS_FAKE_WATTS", "40")
+    from hwnas_fake import FakeMeter
+
+    if "fake" not in meters:
+        meters.register("fake")(FakeMeter)
+    target, arch = local_target("onnxruntime", Settings()), archs(1)[0]
+    claims = [claim(arch, 1e3, quantity, target=target) for quantity in ("memory_mib", "energy_mj", "latency_ms")]
+    memory, energy, latency = certify(claims)
+    assert memory.status == energy.status == latency.status == "passed"
+    assert memory.verdict == "computed" and 0 < memory.measured < 5
+    assert energy.measured == pytest.approx(40 * latency.measured, rel=0.5)
+    assert energy.n > 0 and energy.low <= energy.measured <= energy.high
+    assert certify([claim(arch, memory.measured / 2, "memory_mib", target=target)])[0].status == "failed"
 
 
 @pytest.mark.parametrize(
