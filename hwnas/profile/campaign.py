@@ -111,7 +111,7 @@ class _Campaign:
         with progress(title, len(self.subjects)) as self.task:
             self.sweep_until_done()
         if self.common_sentinel:
-            remember(cpu_model(), self.history.reference, len(self.history.sentinel_ms))
+            remember(cpu_model(), self.history.full_speed_ms, len(self.history.sentinel_ms))
 
     def sweep_until_done(self) -> None:
         try:
@@ -130,7 +130,7 @@ class _Campaign:
         """The session in which `item` needs blocks next, and how many."""
         if item in self.history.failures:
             return 0, 0
-        return blocks_due(self.history.blocks[item], self.history.reference, self.effort)
+        return blocks_due(self.history.blocks[item], self.history.reference(item), self.effort)
 
     def windows_due(self, item: int) -> int:
         """How many windows of energy `item` still needs; those that an external log has not covered are taken anew."""

@@ -16,9 +16,9 @@ from hwnas.core.errors import UnavailableError
 from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
 from hwnas.profile.device import core_loads, cpu_model, governor, gpus, usable_cores, versions
+from hwnas.profile.drift import CALM, reference_speed
 from hwnas.profile.meters import find_meter
 from hwnas.profile.process import worker_environment
-from hwnas.profile.stats import CALM, reference_speed
 
 SENTINEL_S = 2.0
 GLIMPSE_S = 0.03

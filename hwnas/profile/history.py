@@ -9,17 +9,21 @@ from dataclasses import dataclass, field
 
 from hwnas.core.target import Target
 from hwnas.core.units import LATENCY
+from hwnas.profile.block import Block
 from hwnas.profile.calibration import settle
+from hwnas.profile.drift import EXPECTED, Drift, Reference, reference_speed, response
 from hwnas.profile.memory import MEMORY
 from hwnas.profile.meters import Metering
 from hwnas.profile.process import Limits
-from hwnas.profile.stats import MIN_BLOCKS, Block, Drift, Measurement, measure, reference_speed, summarise
+from hwnas.profile.stats import MIN_BLOCKS, Measurement, measure, summarise
 from hwnas.profile.store import Reading, Store
-from hwnas.profile.subject import Subject
+from hwnas.profile.subject import Subject, is_whole
 from hwnas.profile.timer import Pace
 
 LONGEST_SESSION = 4
 ROUNDING = 1e-9
+GROWN = 1.25
+"""What drift does to subjects is worked out anew when the store holds so many times more blocks."""
 REFERENCE = "reference_ms"
 """Under this name the environment of a session keeps the sentinel's reference speed that was known before it."""
 
@@ -52,7 +56,7 @@ class Effort:
     metering: Metering | None = None
 
 
-def blocks_due(blocks: Sequence[Block], reference: float, effort: Effort) -> tuple[int, int]:
+def blocks_due(blocks: Sequence[Block], reference: Reference, effort: Effort) -> tuple[int, int]:
     """What a subject with these blocks needs next: (session, number of blocks); no blocks where it is done.
 
     Whether it is done is asked at whole batches only, so that the answer is the same however often it is asked.
@@ -86,20 +90,34 @@ class History:
         self.blocks: dict[int, list[Block]] = defaultdict(list)
         self.readings: dict[int, list[Reading]] = defaultdict(list)
         self.sentinel_ms: list[float] = []
-        self.seen = self.read = 0
+        self.whole: dict[int, bool] = {}
+        self.response = dict(EXPECTED)
+        self.seen = self.read = self.fitted = 0
         self.remembered = [float(value) for each in store.environments() if (value := each.get(REFERENCE))]
         self.refresh()
 
     def refresh(self) -> None:
         for number, item, block in self.store.blocks(self.target, self.seen):
             self.seen = number
+            if item not in self.whole:
+                self.whole = {known: is_whole(subject) for known, subject in self.store.subjects(self.target).items()}
             self.blocks[item].append(block)
             self.sentinel_ms += (block.before, block.after)
         for number, item, _, reading in self.store.readings(self.target, self.read):
             self.read = number
             self.readings[item].append(reading)
         self.failures = self.store.failures(self.target)
-        self.reference = settle(reference_speed(self.sentinel_ms), self.remembered)
+        self.full_speed_ms = settle(reference_speed(self.sentinel_ms), self.remembered)
+        if len(self.sentinel_ms) > GROWN * self.fitted:
+            self.fitted = len(self.sentinel_ms)
+            self.response = {whole: response(self._blocks_of(whole), EXPECTED[whole]) for whole in EXPECTED}
+
+    def reference(self, item: int) -> Reference:
+        """What the latencies of `item` are referred to."""
+        return Reference(self.full_speed_ms, self.response[self.whole.get(item, True)])
+
+    def _blocks_of(self, whole: bool) -> list[list[Block]]:
+        return [blocks for item, blocks in self.blocks.items() if blocks and self.whole[item] == whole]
 
     def measurements(self, subjects: Iterable[Subject], *, series: int = 0, goal: float = Effort.goal,
                      metric: str = LATENCY.name) -> dict[Subject, Measurement]:
@@ -111,6 +129,6 @@ class History:
         if reason := self.failures.get(item):
             return Measurement.failed(reason)
         if metric == LATENCY.name:
-            return measure(self.blocks.get(item, ()), self.reference, goal)
+            return measure(self.blocks.get(item, ()), self.reference(item), goal)
         values = [reading.value for reading in self.readings.get(item, ()) if reading.metric == metric]
         return summarise(values, goal, computed=metric == MEMORY)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from hwnas.core.errors import StoreError
 from hwnas.core.target import Target
-from hwnas.profile.stats import Block
+from hwnas.profile.block import Block
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x68774E53
@@ -272,6 +272,10 @@ class Store:
     def items(self, target: int, series: int) -> dict[str, int]:
         """The numbers of all subjects known on a target in one series."""
         return dict(self._read("SELECT subject, id FROM item WHERE target = ? AND series = ?", target, series))
+
+    def subjects(self, target: int) -> dict[int, str]:
+        """What was asked for on a target, in whatever series: the subject of each item."""
+        return dict(self._read("SELECT id, subject FROM item WHERE target = ?", target))
 
     def samples(self, item: int) -> list[Sample]:
         """The blocks of an item, oldest first."""

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 Kind = Literal["primitive", "network", "onnx"]
 
 
+def is_whole(id: str) -> bool:
+    """Whether the subject of this id is a whole network, not a primitive."""
+    return not id.startswith("primitive ")
+
+
 @dataclass(frozen=True)
 class Subject:
     """A primitive, a network of a space, or a given ONNX model.

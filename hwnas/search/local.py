@@ -8,11 +8,15 @@ from typing import Any
 
 from hwnas.core.errors import InputError, TargetMismatchError, UnavailableError
 from hwnas.core.target import Target
-from hwnas.profile import Measurement, Settings, Subject, backends, measure_onnx, measure_subjects
+from hwnas.profile import Effort, Measurement, Settings, Subject, backends, measure_onnx, measure_subjects
 from hwnas.profile.backends.base import TRIALS
 from hwnas.profile.device import environment, local_target
+from hwnas.profile.stats import MIN_BLOCKS
 
 __all__ = ["environment", "local_settings", "measure"]
+
+EFFORT = Effort(sessions=MIN_BLOCKS)
+"""As many worker processes as an interval between them needs: a certificate has to hold in the next campaign too."""
 
 
 def local_settings(target: Target | None) -> Settings:
@@ -52,8 +56,8 @@ def measure(
 
     Measured are the ONNX models, or, where the runtime does not read ONNX, the same `networks` (space, architecture).
     """
-    where: dict[str, Any] = {"runtime": target.runtime, "settings": settings, "store": store}
-    how = where | {"metric": metric, "seed": seed}
+    how: dict[str, Any] = {"runtime": target.runtime, "settings": settings, "effort": EFFORT, "store": store}
+    how |= {"metric": metric, "seed": seed}
     if backends.get(target.runtime).reads_onnx:
         return measure_onnx(models, **how)
     return measure_subjects({name: Subject("network", arch, space) for name, (space, arch) in networks.items()}, **how)

@@ -20,7 +20,9 @@ from hwnas.core.target import Target
 from hwnas.profile import Effort, Settings, nvidia, profile
 from hwnas.profile.backends import backends
 from hwnas.profile.backends import cuda as gpu_timing
+from hwnas.profile.block import Block
 from hwnas.profile.campaign import run_campaign
+from hwnas.profile.drift import Reference
 from hwnas.profile.history import History
 from hwnas.profile.memory import peak_activation_mib
 from hwnas.profile.meters import (
@@ -38,7 +40,7 @@ from hwnas.profile.meters import (
 )
 from hwnas.profile.metrics import Plan, read_log
 from hwnas.profile.power import MeterLog, integrate, uncovered
-from hwnas.profile.stats import Block, measure, summarise
+from hwnas.profile.stats import measure, summarise
 from hwnas.profile.store import Reading, Sample, Store
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace
@@ -328,7 +330,7 @@ def test_throttled_blocks_are_kept_but_not_used(tmp_path):
 def test_a_measurement_without_its_throttled_blocks():
     blocks = [Block(0, 9, 1.0 + k / 1000, 0.01) for k in range(8)]
     slow = [Block(0, 9, 3.0, 0.01, throttled="power cap") for _ in range(8)]
-    assert measure(blocks + slow, math.nan, 0.02) == measure(blocks, math.nan, 0.02)
+    assert measure(blocks + slow, Reference(math.nan), 0.02) == measure(blocks, Reference(math.nan), 0.02)
     assert measure(slow, math.nan, 0.02).verdict == "failed"
 
 

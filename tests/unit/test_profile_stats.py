@@ -7,21 +7,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from hwnas.profile.block import Block
+from hwnas.profile.drift import CALM, Drift, Reference, reference_speed, response
 from hwnas.profile.history import Effort, blocks_due
-from hwnas.profile.stats import (
-    CALM,
-    MIN_BLOCKS,
-    Block,
-    Drift,
-    measure,
-    median_interval,
-    median_rank,
-    noise_floor,
-    reference_speed,
-)
+from hwnas.profile.stats import MIN_BLOCKS, measure, median_interval, median_rank, noise_floor
 from hwnas.profile.timer import Pace, take_block, warm_up
 
 times = st.floats(0.01, 100, allow_nan=False)
+FULL = Reference(1.0)
 
 
 def block(median_ms: float, before: float = 1.0, after: float = 1.0, session: int = 0, spent_s: float = 0.01) -> Block:
@@ -54,8 +47,8 @@ def test_rank_is_known():
 
 @given(st.lists(times, min_size=MIN_BLOCKS, max_size=30), st.floats(0.2, 5))
 def test_a_measurement_scales_with_the_clock(values, factor):
-    slow = measure([block(v * factor) for v in values], 1.0, 0.02)
-    fast = measure([block(v) for v in values], 1.0, 0.02)
+    slow = measure([block(v * factor) for v in values], FULL, 0.02)
+    fast = measure([block(v) for v in values], FULL, 0.02)
     assert slow.median == pytest.approx(fast.median * factor)
     assert slow.half_width == pytest.approx(fast.half_width)
     assert slow.verdict == fast.verdict
@@ -64,42 +57,93 @@ def test_a_measurement_scales_with_the_clock(values, factor):
 @given(st.lists(st.sampled_from([1.0, 1.11]), min_size=MIN_BLOCKS, max_size=30), times)
 def test_drift_is_corrected(speeds, truth):
     blocks = [block(truth * speed, speed, speed) for speed in speeds]
-    found = measure(blocks, 1.0, 0.02)
+    found = measure(blocks, FULL, 0.02)
     assert found.median == pytest.approx(truth)
     assert found.verdict == "steady"
     assert found.observed == pytest.approx(np.median([b.median_ms for b in blocks]))
 
 
+@given(st.lists(st.sampled_from([1.0, 1.11]), min_size=MIN_BLOCKS, max_size=30), times, st.floats(0, 1))
+def test_what_feels_a_part_of_the_drift_is_corrected_by_that_part(speeds, truth, felt):
+    blocks = [block(truth * speed**felt, speed, speed) for speed in speeds]
+    assert measure(blocks, Reference(1.0, felt), 0.02).median == pytest.approx(truth)
+
+
+def drifting(felt: float, subjects: int, rng: np.random.Generator, slowest: float = 1.25) -> list[list[Block]]:
+    """Subjects of different latencies, in fifteen blocks each, at speeds that change from block to block."""
+    return [[block(truth * speed**felt * rng.normal(1, 0.01), *(speed * rng.normal(1, 0.005, 2)))
+             for speed in rng.uniform(1, slowest, 15)] for truth in rng.uniform(0.1, 5, subjects)]
+
+
+def test_the_response_is_learnt_from_much_and_expected_of_little():
+    rng = np.random.default_rng(0)
+    for felt in (0.3, 1.0):
+        assert response(drifting(felt, 200, rng), 0.6) == pytest.approx(felt, abs=0.05)
+        assert response(drifting(felt, 1, rng), 0.6) == pytest.approx(0.6, abs=0.1)
+    assert response(drifting(1.0, 200, rng, slowest=1.0), 0.6) == pytest.approx(0.6, abs=0.05)
+
+
+def test_the_response_is_expected_where_nothing_tells():
+    held = Block(0, 10, 9.0, 0.01, 1.2, 1.2, "hot")
+    for subjects in ([], [[]], [[block(1.0)]], [[block(1.0), block(1.1)]], [[block(1.0, math.nan, math.nan)] * 9],
+                     [[block(1.0)] * 9], [[block(0.0, 1.1, 1.1)] * 9], [[held] * 9]):
+        assert response(subjects, 0.7) == pytest.approx(0.7, abs=1e-6)
+
+
+def test_neither_outliers_nor_a_throttled_device_change_the_response():
+    rng = np.random.default_rng(1)
+    subjects = drifting(0.8, 100, rng)
+    spoilt = [[*blocks, block(900.0, 1.25, 1.25), Block(0, 10, 50.0, 0.01, 1.2, 1.2, "hot")] for blocks in subjects]
+    assert response(spoilt, 0.5) == pytest.approx(response(subjects, 0.5), abs=0.02)
+
+
+def test_with_enough_sessions_the_interval_is_between_them():
+    rng = np.random.default_rng(2)
+
+    def covered(sessions: int) -> float:
+        """How often the interval holds the truth where processes differ by 2 %, and blocks of one by 0.2 %."""
+        hits = 0
+        for _ in range(300):
+            levels = rng.normal(1, 0.02, sessions)
+            found = measure([block(level * rng.normal(1, 0.002), session=session)
+                             for session, level in enumerate(levels) for _ in range(10)], FULL, 0.02)
+            hits += found.low <= 1 <= found.high
+        return hits / 300
+
+    assert covered(2) < 0.7
+    assert covered(MIN_BLOCKS) > 0.93
+
+
 def test_calm_blocks_are_preferred_to_corrected_ones():
     calm = [block(1.0) for _ in range(6)]
     hindered = [block(1.05, 1.11, 1.11) for _ in range(6)]
-    assert measure(calm + hindered, 1.0, 0.02).median == 1.0
-    assert measure(calm + hindered, 1.0, 0.02).blocks == 6
+    assert measure(calm + hindered, FULL, 0.02).median == 1.0
+    assert measure(calm + hindered, FULL, 0.02).blocks == 6
 
 
 def test_blocks_across_a_change_of_speed_are_left_out():
     settled = [block(1.11, 1.11, 1.11) for _ in range(6)]
     changing = [block(1.0, 1.0, 1.11) for _ in range(6)]
-    drift = Drift.of(settled + changing, 1.0)
+    drift = Drift.of(settled + changing, FULL)
     assert drift.settled.tolist() == [True] * 6 + [False] * 6
-    assert measure(settled + changing, 1.0, 0.02).median == pytest.approx(1.0)
-    assert measure(settled + changing, 1.0, 0.02).blocks == 6
+    assert measure(settled + changing, FULL, 0.02).median == pytest.approx(1.0)
+    assert measure(settled + changing, FULL, 0.02).blocks == 6
 
 
 def test_without_a_sentinel_nothing_is_corrected():
-    found = measure([block(v, math.nan, math.nan) for v in (1, 1, 2, 2, 3, 3)], math.nan, 0.02)
+    found = measure([block(v, math.nan, math.nan) for v in (1, 1, 2, 2, 3, 3)], Reference(math.nan), 0.02)
     assert (found.median, found.low, found.high, found.verdict) == (2, 1, 3, "noisy")
 
 
 def test_too_few_blocks_are_noisy_and_none_is_failed():
-    few = measure([block(1.0), block(1.2)], 1.0, 0.5)
+    few = measure([block(1.0), block(1.2)], FULL, 0.5)
     assert few.verdict == "noisy" and "too few" in few.reason and (few.low, few.high) == (1.0, 1.2)
-    none = measure([], 1.0, 0.02)
+    none = measure([], FULL, 0.02)
     assert none.verdict == "failed" and math.isnan(none.median) and none.reason
 
 
 def test_noisy_says_how_noisy():
-    found = measure([block(v) for v in np.linspace(1, 2, 12)], 1.0, 0.02)
+    found = measure([block(v) for v in np.linspace(1, 2, 12)], FULL, 0.02)
     assert found.verdict == "noisy" and "2 % was asked for" in found.reason
 
 
@@ -128,7 +172,7 @@ def test_noise_floor(pairs):
 
 
 def next_session(blocks, effort):
-    session, number = blocks_due(blocks, 1.0, effort)
+    session, number = blocks_due(blocks, FULL, effort)
     return session if number else None
 
 
@@ -145,7 +189,7 @@ def test_a_noisy_subject_stops_at_its_time_limit():
     while (session := next_session(blocks, effort)) is not None:
         blocks.append(block(float(rng.lognormal(sigma=1.0)), session=session))
     assert len(blocks) == 50
-    assert measure(blocks, 1.0, effort.goal).verdict == "noisy"
+    assert measure(blocks, FULL, effort.goal).verdict == "noisy"
 
 
 def test_the_time_limit_leaves_enough_blocks_for_an_interval():
@@ -153,7 +197,7 @@ def test_the_time_limit_leaves_enough_blocks_for_an_interval():
     while (session := next_session(blocks, effort)) is not None:
         blocks.append(block(1.0, session=session, spent_s=10.0))
     assert len(blocks) == MIN_BLOCKS
-    assert measure(blocks, 1.0, effort.goal).verdict == "steady"
+    assert measure(blocks, FULL, effort.goal).verdict == "steady"
 
 
 def test_blocks_at_a_changing_speed_need_more_of_them():
@@ -184,7 +228,7 @@ def test_blocks_that_are_due_are_all_needed(values, spent_s):
 
     def run(by_one):
         blocks = []
-        while (due := blocks_due(blocks, 1.0, effort))[1] and len(blocks) < 70:
+        while (due := blocks_due(blocks, FULL, effort))[1] and len(blocks) < 70:
             for _ in range(1 if by_one else due[1]):
                 blocks.append(block(values[len(blocks)], session=due[0], spent_s=spent_s))
         return blocks

@@ -1,0 +1,44 @@
+"""`Block`: a sample block, a run of consecutive timings of one subject.
+
+Timings inside a block share the state of caches, clock and neighbours, so they are correlated; what is known of a
+subject is counted in blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the statistics need of a sample block.
+
+    Attributes:
+        session: number of the worker process that took it, counted for each subject from 0.
+        n: timings in the block.
+        median_ms: their median.
+        spent_s: their sum.
+        before, after: medians of the sentinel next to it, in ms; NaN where there was none.
+        throttled: why the device's clock was held down; empty where it was not.
+    """
+
+    session: int
+    n: int
+    median_ms: float
+    spent_s: float
+    before: float = math.nan
+    after: float = math.nan
+    throttled: str = ""
+
+    @classmethod
+    def of(cls, session: int, times_ns: ArrayLike, sentinel_ns: ArrayLike, throttled: str = "") -> Block:
+        """Summarise raw times; the sentinel's are those before the block followed by as many after it."""
+        times, sentinel = np.asarray(times_ns), np.asarray(sentinel_ns)
+        before, after = np.array_split(sentinel, 2)
+        return cls(session, len(times), float(np.median(times)) / 1e6, float(times.sum()) / 1e9,
+                   float(np.median(before)) / 1e6 if len(before) else math.nan,
+                   float(np.median(after)) / 1e6 if len(after) else math.nan, throttled)

@@ -1,0 +1,122 @@
+"""Drift: how fast the machine ran beside a sample block, and what that does to the latency of what was measured.
+
+A *sentinel* (see `timer`) says how much slower than at its *reference speed* the machine ran. Subjects feel a part of
+that: latency ~ slow-down ** response. In 25 stores of a two-core Xeon virtual machine, slowed down by up to 25 % by its
+neighbours, the response of single primitives was 0.74 to 0.89, that of whole networks, whose weights come from farther
+away, 0.48 to 0.74. In 20 stores with networks that were measured in several campaigns the results differed by 1.7 %
+where nothing was corrected (the median of the stores' medians), by 1.5 % where divided by the whole slow-down, and by
+0.9 % where by its power.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hwnas.profile.block import Block
+
+CALM = 0.03
+"""A sentinel within 3 % of its reference speed: on an idle machine it scatters by 1 %, and real changes were 10 %."""
+FAST_SHARE = 0.005
+"""The least share of the time that a machine has to run at its fastest for that to be its reference speed."""
+EXPECTED = {False: 0.8, True: 0.6}
+"""The response expected of what is not, and of what is, a whole network, as long as nothing is known of a machine."""
+RESPONSE_DEVIATION = 0.1
+"""How far machines are expected to lie from that (standard deviation)."""
+SHARED = 50
+"""Blocks taken one after the other see the same state of the machine: so many count as one observation."""
+FINEST = 0.001
+"""Medians of blocks are known no better than this, in logarithms."""
+OUTLIER = 0.3
+"""Blocks further than this from their subject's others, in logarithms, tell nothing of drift."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What latencies are referred to.
+
+    Attributes:
+        sentinel_ms: the sentinel's time at the machine's full speed; NaN where none is known.
+        response: the power of the sentinel's slow-down that a latency grows by; 1: it slows down as much.
+    """
+
+    sentinel_ms: float
+    response: float = 1.0
+
+
+def reference_speed(sentinel_ms: ArrayLike) -> float:
+    """The sentinel's time on the undisturbed machine: the median of its fastest mode, in ms; NaN where none is known.
+
+    A low quantile finds the mode however long the machine was slowed down, so that two campaigns under different load
+    refer to the same speed; the median of all within `CALM` above it is not biased low when nothing slowed it down.
+    """
+    known = np.asarray(sentinel_ms, dtype=np.float64)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return math.nan
+    return float(np.median(known[known <= (1 + CALM) * np.quantile(known, FAST_SHARE)]))
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The machine's speed in each of some blocks.
+
+    Attributes:
+        factor: how much slower than at the reference the subject ran, as the sentinel beside it tells, shape (blocks,).
+        settled: where it ran alike before and after, shape (blocks,).
+        calm: where it ran at reference speed both times, shape (blocks,).
+    """
+
+    factor: NDArray[np.float64]
+    settled: NDArray[np.bool_]
+    calm: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block], reference: Reference) -> Drift:
+        before, after = _sentinels(blocks).T / reference.sentinel_ms
+        unknown = ~np.isfinite(before * after)
+        before, after = np.where(unknown, 1.0, before), np.where(unknown, 1.0, after)
+        calm = np.maximum(np.abs(before - 1), np.abs(after - 1)) <= CALM
+        return cls(((before + after) / 2) ** reference.response, calm | (np.abs(after / before - 1) <= CALM), calm)
+
+
+def response(subjects: Iterable[Sequence[Block]], expected: float) -> float:
+    """The power of the sentinel's slow-down by which the latencies of `subjects`, each given by its blocks, grow.
+
+    The pooled slope of log latency on log sentinel within each subject, over blocks at a settled speed, shrunk towards
+    `expected` by the ridge that a prior of `RESPONSE_DEVIATION` makes; never below 0.
+    """
+    moments, free = np.zeros((2, 2)), -1
+    for blocks in subjects:
+        both = _usable(blocks)
+        both = both - both.mean(axis=0) if len(both) else both
+        moments += both.T @ both
+        free += max(len(both) - 1, 0)
+    if free < 1:
+        return expected
+    (spread, shared), (_, total) = moments
+    residual = (total - (shared**2 / spread if spread else 0.0)) / free
+    ridge = SHARED * max(residual, FINEST**2) / RESPONSE_DEVIATION**2
+    return max(float((shared + ridge * expected) / (spread + ridge)), 0.0)
+
+
+def _usable(blocks: Sequence[Block]) -> NDArray[np.float64]:
+    """Logarithms of (sentinel, latency) in the blocks of one subject, but of those that tell nothing, (blocks, 2).
+
+    Where the sentinel before a block and that after it differ, neither tells what the block felt.
+    """
+    settled = [b for b in blocks if not b.throttled and abs(b.after / b.before - 1) <= CALM and b.median_ms > 0]
+    if not settled:
+        return np.empty((0, 2))
+    both = np.column_stack([np.log(_sentinels(settled)).mean(axis=1), np.log([b.median_ms for b in settled])])
+    near = np.abs(both[:, 1] - np.median(both[:, 1])) <= OUTLIER
+    return np.asarray(both[near])
+
+
+def _sentinels(blocks: Sequence[Block]) -> NDArray[np.float64]:
+    """The sentinel before and after each block in ms, (blocks, 2)."""
+    return np.array([(b.before, b.after) for b in blocks], dtype=np.float64).reshape(-1, 2)
