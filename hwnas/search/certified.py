@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,37 +56,67 @@ def certified(
         store: see `verify`.
         use_up: whether finalists that leave room in a budget come after those that use it up, whatever their accuracy.
 
-    Each round measures the best finalists interleaved. Where none keeps its budgets with the whole of its confidence
-    interval, the costs are corrected by what was measured (see `corrected`) and the search goes on; also once where
-    the winner was thought to use a budget up, and leaves room in it. A target that is not this machine ends it at once,
-    not measured.
+    Each round measures the best finalists interleaved, and the best of those that keep their budgets once more, apart
+    from the others. Where none keeps its budgets with the whole of its confidence interval, the costs are corrected by
+    what was measured (see `corrected`) and the search goes on; also once where the winner was thought to use a budget
+    up, and leaves room in it. A target that is not this machine ends it at once, not measured.
     """
-    known, tried, spent, had_room = dict[str, Certificates](), dict[str, Candidate](), 0, False
-
-    def rank(candidate: Candidate) -> tuple[int, bool, float]:
-        certificates = known[candidate.arch]
-        return standing(certificates), use_up and any(map(leaves_room, certificates)), -candidate.accuracy
-
-    result, finalists = solve(problem)
+    finalists, had_room = _Finalists(store, seed, use_up), False
+    result, found = solve(problem)
     while True:
-        new = [c for c in finalists if c.arch not in known][: min(A_ROUND, measured - spent)]
-        claims = [claims_of(result, candidate) for candidate in new]
-        found = iter(certify([claim for part in claims for claim in part], store=store, seed=seed + spent))
-        known |= {c.arch: [next(found) for _ in part] for c, part in zip(new, claims, strict=True)}
-        spent += len(new)
-        tried |= {candidate.arch: candidate for candidate in finalists if candidate.arch in known}
-        winner = min(tried.values(), key=rank)
-        result = _awarded(result, winner, known)
-        kept, room = standing(known[winner.arch]) == 0, any(map(leaves_room, known[winner.arch]))
-        if not new or spent >= measured or (kept and (had_room or not room)):
-            return result, known[winner.arch]
+        new = finalists.new(found)[: min(A_ROUND, measured - len(finalists.known))]
+        finalists.measure(result, new)
+        winner, certificates = finalists.winner(result)
+        result = _awarded(result, winner, finalists.known)
+        kept, room = standing(certificates) == 0, any(map(leaves_room, certificates))
+        if not new or len(finalists.known) >= measured or (kept and (had_room or not room)):
+            return result, certificates
         had_room |= kept
         why = "the winner leaves room in its budget" if kept else f"{len(new)} finalists break their budget, or nearly"
         say(f"{why}; the cost model is corrected, the search goes on")
         try:
-            result, finalists = solve(replace(problem, costs=_corrected_costs(problem, known)))
+            result, found = solve(replace(problem, costs=_corrected_costs(problem, finalists.known)))
         except InfeasibleBudgetError as error:
-            return result.with_best(result.best, [f"as measured, {error}"]), known[winner.arch]
+            return result.with_best(result.best, [f"as measured, {error}"]), certificates
+
+
+class _Finalists:
+    """The finalists measured so far, and what the device said of them."""
+
+    def __init__(self, store: str | Path | None, seed: int, use_up: bool) -> None:
+        self.store, self.seed, self.use_up = store, seed, use_up
+        self.known: dict[str, Certificates] = {}
+        self.candidates: dict[str, Candidate] = {}
+        self.confirmed: set[str] = set()
+
+    def new(self, found: Sequence[Candidate]) -> list[Candidate]:
+        """Those of `found` that were not measured yet; what is thought of the others now replaces what was thought."""
+        self.candidates |= {candidate.arch: candidate for candidate in found if candidate.arch in self.known}
+        return [candidate for candidate in found if candidate.arch not in self.known]
+
+    def measure(self, result: Result, candidates: Sequence[Candidate]) -> None:
+        """Measure `candidates` in one campaign; what was known of them is joined with it."""
+        claims = [claims_of(result, candidate) for candidate in candidates]
+        seed = self.seed + len(self.known) + len(self.confirmed)
+        found = iter(certify([claim for part in claims for claim in part], store=self.store, seed=seed))
+        for candidate, part in zip(candidates, claims, strict=True):
+            fresh, before = [next(found) for _ in part], self.known.get(candidate.arch, [])
+            self.known[candidate.arch] = [a.joined(b) for a, b in zip(before, fresh, strict=True)] if before else fresh
+            self.candidates[candidate.arch] = candidate
+
+    def winner(self, result: Result) -> tuple[Candidate, Certificates]:
+        """The best by `rank`; one that keeps its budgets has to keep them in a second campaign too."""
+        while True:
+            best = min(self.candidates.values(), key=self.rank)
+            certificates = self.known[best.arch]
+            if standing(certificates) or best.arch in self.confirmed:
+                return best, certificates
+            self.confirmed.add(best.arch)
+            self.measure(result, [best])
+
+    def rank(self, candidate: Candidate) -> tuple[int, bool, float]:
+        certificates = self.known[candidate.arch]
+        return standing(certificates), self.use_up and any(map(leaves_room, certificates)), -candidate.accuracy
 
 
 def standing(certificates: Certificates) -> int:

@@ -85,9 +85,33 @@ class Certificate:
         return self.high if self.claim.upper else self.low
 
     @property
+    def interval(self) -> tuple[float, float, float] | None:
+        """(low, measured, high); None: not measured."""
+        if self.low is None or self.measured is None or self.high is None:
+            return None
+        return self.low, self.measured, self.high
+
+    @property
     def surely(self) -> bool:
         """Whether the whole confidence interval keeps the budget."""
         return self.worst is not None and _status(self.claim, self.worst) == "passed"
+
+    def joined(self, other: Certificate) -> Certificate:
+        """What this campaign and another say of one claim: the mean, and an interval that holds both intervals."""
+        if other.verdict == "exact" or self.interval is None or other.interval is None:
+            return other
+        (low, median, high), (other_low, other_median, other_high) = self.interval, other.interval
+        measured = (median + other_median) / 2
+        return replace(
+            other,
+            status=_status(self.claim, measured),
+            measured=measured,
+            low=min(low, other_low),
+            high=max(high, other_high),
+            n=self.n + other.n,
+            verdict="noisy" if "noisy" in (self.verdict, other.verdict) else other.verdict,
+            reason="; ".join(dict.fromkeys(filter(None, (self.reason, other.reason)))),
+        )
 
     def to_json(self) -> dict[str, Any]:
         claim = asdict(self.claim) | {"target": self.claim.target and self.claim.target.to_json()}
