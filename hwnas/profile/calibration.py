@@ -1,9 +1,9 @@
-"""The machine's reference speed, remembered between campaigns.
+"""The machine's typical speed, remembered between campaigns.
 
-A campaign that runs while the machine is slowed down from beginning to end never sees it at full speed; its latencies
-would differ from those of a quieter hour by the whole slow-down (11 % where it was studied, see `timer`). So the
-fastest sentinel of the last days is kept in the user's cache folder. It is written into the record of each session, so
-that what follows from a sample store follows from that store alone.
+A campaign that runs while the machine is slowed down from beginning to end takes that for typical; its latencies would
+differ from those of a quieter hour by all that its subjects feel of it (6 % where it was studied, see `drift`). So what
+the sentinel typically took in the last days is kept in the user's cache folder. It is written into the record of each
+session, so that what follows from a sample store follows from that store alone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from hwnas.core.files import write_json
 
 KEPT_S = 7 * 86400.0
 WITHIN = 1.2
-"""A machine more than 20 % slower than remembered was changed (on battery, another clock limit), not disturbed."""
+"""A machine that is 20 % slower or faster was changed (on battery, another clock limit), not disturbed."""
 LEAST = 500
+"""Fewer sentinels say too little of what is typical."""
+MOST = 20_000
+"""What is remembered weighs no more than so many sentinels, so that it follows a machine that changes slowly."""
 
 
 def cache_file() -> Path:
@@ -32,28 +35,37 @@ def cache_file() -> Path:
 
 
 def recall(cpu: str) -> float | None:
-    """The sentinel's fastest time on this machine in the last days, in ms; None where none is known."""
-    entry = _entries().get(_key(cpu), {})
-    value, at = entry.get("reference_ms"), entry.get("at")
-    if not isinstance(value, float) or not isinstance(at, float) or time.time() - at > KEPT_S or not value > 0:
-        return None
-    return value
+    """What the sentinel typically took on this machine in the last days, in ms; None where it is not known."""
+    return _known(cpu)[0]
 
 
-def remember(cpu: str, reference_ms: float, seen: int) -> None:
-    """Keep a reference that `seen` sentinels support, unless a faster one is known; a cache that fails is no matter."""
-    known = recall(cpu)
-    if seen < LEAST or not math.isfinite(reference_ms) or settle(reference_ms, filter(None, [known])) == known:
+def remember(cpu: str, typical_ms: float, seen: int) -> None:
+    """Join what `seen` sentinels say with what is remembered, as a geometric mean; a cache that fails is no matter."""
+    if seen < LEAST or not math.isfinite(typical_ms):
         return
+    known, weight = _known(cpu)
+    if known is not None and settle(typical_ms, [known]) == known:
+        typical_ms = math.exp((seen * math.log(typical_ms) + weight * math.log(known)) / (seen + weight))
+        seen = min(seen + weight, MOST)
     try:
-        write_json(cache_file(), {**_entries(), _key(cpu): {"reference_ms": reference_ms, "at": time.time()}})
+        entry = {"typical_ms": typical_ms, "seen": seen, "at": time.time()}
+        write_json(cache_file(), {**_entries(), _key(cpu): entry})
     except InputError:
         return
 
 
 def settle(own: float, remembered: Iterable[float]) -> float:
-    """The reference speed, from a campaign's own and those remembered: the fastest that could be the same machine's."""
-    return min((value for value in remembered if value <= own <= WITHIN * value), default=own)
+    """The speed to refer to, from a store's own and those remembered: the first that could be the same machine's."""
+    return next((value for value in remembered if own / WITHIN <= value <= own * WITHIN), own)
+
+
+def _known(cpu: str) -> tuple[float | None, int]:
+    """(typical time in ms, how many sentinels say so); (None, 0) where nothing usable is remembered."""
+    entry = _entries().get(_key(cpu), {})
+    value, seen, at = (entry.get(name) for name in ("typical_ms", "seen", "at"))
+    if not isinstance(value, float) or not isinstance(seen, int) or not isinstance(at, float):
+        return None, 0
+    return (value, seen) if value > 0 and seen > 0 and time.time() - at <= KEPT_S else (None, 0)
 
 
 def _key(cpu: str) -> str:

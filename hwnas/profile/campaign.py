@@ -28,7 +28,8 @@ from hwnas.profile.backends import Settings, backends
 from hwnas.profile.boards import look_at_boards
 from hwnas.profile.calibration import recall, remember
 from hwnas.profile.device import cpu_model, environment, idlest_cores
-from hwnas.profile.history import REFERENCE, Effort, History, blocks_due
+from hwnas.profile.drift import typical_speed
+from hwnas.profile.history import TYPICAL, Effort, History, blocks_due
 from hwnas.profile.memory import MEMORY
 from hwnas.profile.meters import ENERGY, WINDOW, window_readings
 from hwnas.profile.process import WorkerDied, WorkerProcess
@@ -99,6 +100,7 @@ class _Campaign:
         self.subjects = {items[subject.id]: subject for subject in subjects}
         self.rng = np.random.default_rng([*seed, series])
         self.common_sentinel = backends.get(target.runtime).here(settings)
+        self.known_before = len(self.history.sentinel_ms)
         self.begun = time.time()
         self.loaded: set[int] = set()
         self.isolated: set[int] = set()
@@ -111,7 +113,8 @@ class _Campaign:
         with progress(title, len(self.subjects)) as self.task:
             self.sweep_until_done()
         if self.common_sentinel:
-            remember(cpu_model(), self.history.full_speed_ms, len(self.history.sentinel_ms))
+            seen = self.history.sentinel_ms[self.known_before :]
+            remember(cpu_model(), typical_speed(seen), len(seen))
 
     def sweep_until_done(self) -> None:
         try:
@@ -310,7 +313,7 @@ class _Campaign:
                            self.effort.memory) as process:
             record = environment(self.settings, cpus) | process.about
             if self.common_sentinel and (known := recall(record["cpu"])):
-                record[REFERENCE] = known
+                record[TYPICAL] = known
                 self.history.remembered.append(known)
             self.environment = self.store.environment(record)
             self.pool.running[id(self)] = process

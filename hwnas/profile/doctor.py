@@ -16,7 +16,7 @@ from hwnas.core.errors import UnavailableError
 from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
 from hwnas.profile.device import core_loads, cpu_model, governor, gpus, usable_cores, versions
-from hwnas.profile.drift import CALM, reference_speed
+from hwnas.profile.drift import CALM, typical_speed
 from hwnas.profile.meters import find_meter
 from hwnas.profile.process import worker_environment
 
@@ -111,9 +111,10 @@ def _steadiness() -> Finding:
     resolution = min(b - a for a, b in zip(sorted(ticks), sorted(ticks)[1:], strict=False))
     with _Watcher() as watcher:
         times = watcher.ask(SENTINEL_S).answer()
-    reference = reference_speed(times)
-    calm = sum(abs(value / reference - 1) <= CALM for value in times) / len(times)
-    found = f"the sentinel is at reference speed {100 * calm:.0f} % of the time (timer resolution {resolution} ns)"
+    typical = typical_speed(times)
+    calm = sum(abs(value / typical - 1) <= CALM for value in times) / len(times)
+    found = (f"the sentinel is within {100 * CALM:g} % of its median {100 * calm:.0f} % of the time (timer resolution "
+             f"{resolution} ns)")
     if calm >= 0.5:
         return Finding("steadiness", "ok", found)
     return Finding("steadiness", "warning", found, "stop other work, plug in the charger, let it cool down; "

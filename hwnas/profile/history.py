@@ -11,7 +11,7 @@ from hwnas.core.target import Target
 from hwnas.core.units import LATENCY
 from hwnas.profile.block import Block
 from hwnas.profile.calibration import settle
-from hwnas.profile.drift import EXPECTED, Drift, Reference, reference_speed, response
+from hwnas.profile.drift import EXPECTED, Drift, Reference, response, typical_speed
 from hwnas.profile.memory import MEMORY
 from hwnas.profile.meters import Metering
 from hwnas.profile.process import Limits
@@ -24,8 +24,8 @@ LONGEST_SESSION = 4
 ROUNDING = 1e-9
 GROWN = 1.25
 """What drift does to subjects is worked out anew when the store holds so many times more blocks."""
-REFERENCE = "reference_ms"
-"""Under this name the environment of a session keeps the sentinel's reference speed that was known before it."""
+TYPICAL = "typical_ms"
+"""Under this name the environment of a session keeps what the sentinel typically took, as was known before it."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class History:
         self.whole: dict[int, bool] = {}
         self.response = dict(EXPECTED)
         self.seen = self.read = self.fitted = 0
-        self.remembered = [float(value) for each in store.environments() if (value := each.get(REFERENCE))]
+        self.remembered = [float(value) for each in store.environments() if (value := each.get(TYPICAL))]
         self.refresh()
 
     def refresh(self) -> None:
@@ -107,14 +107,14 @@ class History:
             self.read = number
             self.readings[item].append(reading)
         self.failures = self.store.failures(self.target)
-        self.full_speed_ms = settle(reference_speed(self.sentinel_ms), self.remembered)
+        self.typical_ms = settle(typical_speed(self.sentinel_ms), self.remembered)
         if len(self.sentinel_ms) > GROWN * self.fitted:
             self.fitted = len(self.sentinel_ms)
             self.response = {whole: response(self._blocks_of(whole), EXPECTED[whole]) for whole in EXPECTED}
 
     def reference(self, item: int) -> Reference:
         """What the latencies of `item` are referred to."""
-        return Reference(self.full_speed_ms, self.response[self.whole.get(item, True)])
+        return Reference(self.typical_ms, self.response[self.whole.get(item, True)])
 
     def _blocks_of(self, whole: bool) -> list[list[Block]]:
         return [blocks for item, blocks in self.blocks.items() if blocks and self.whole[item] == whole]

@@ -90,9 +90,9 @@ def relative_half_width(median: float, low: float, high: float) -> float:
 def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measurement:
     """The measurement that `blocks` of one subject amount to.
 
-    Blocks from a device whose clock was held down are dropped. Of the others, calm ones alone are used where there are
-    enough of them (`MIN_BLOCKS`, and a third of all); otherwise blocks whose speed did not change, or all if these are
-    too few, each divided by its drift. `goal` is the half-width asked for, relative to the median.
+    Blocks from a device whose clock was held down are dropped. Of the others, those in which the speed did not change
+    are used where there are enough of them (`MIN_BLOCKS`, and a third of all), else all, each divided by its drift.
+    `goal` is the half-width asked for, relative to the median.
     """
     if not blocks:
         return Measurement.failed("no sample was taken")
@@ -102,10 +102,10 @@ def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measu
         return Measurement.failed(f"the device's clock was held down throughout ({throttled[-1]}); cool it, lower the "
                                   "batch or lock its clock")
     drift = Drift.of(blocks, reference)
-    enough = max(MIN_BLOCKS, len(blocks) / 3)
-    used = next((mask for mask in (drift.calm, drift.settled) if mask.sum() >= enough), np.ones(len(blocks), np.bool_))
+    few = drift.settled.sum() < max(MIN_BLOCKS, len(blocks) / 3)
+    used = np.ones(len(blocks), np.bool_) if few else drift.settled
     medians = np.array([block.median_ms for block in blocks])
-    values = (medians / np.where(drift.calm, 1.0, drift.factor))[used]
+    values = (medians / drift.factor)[used]
     sessions = np.array([block.session for block in blocks])[used]
     units = np.array([np.median(values[sessions == session]) for session in np.unique(sessions)])
     n = sum(block.n for block, use in zip(blocks, used, strict=True) if use)

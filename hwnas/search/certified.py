@@ -56,17 +56,20 @@ def certified(
         store: see `verify`.
         use_up: whether finalists that leave room in a budget come after those that use it up, whatever their accuracy.
 
-    Each round measures the best finalists interleaved, and the best of those that keep their budgets once more, apart
-    from the others. Where none keeps its budgets with the whole of its confidence interval, the costs are corrected by
-    what was measured (see `corrected`) and the search goes on; also once where the winner was thought to use a budget
-    up, and leaves room in it. A target that is not this machine ends it at once, not measured.
+    Each round measures the best finalists interleaved, and where one keeps its budgets, all of them once more. Where
+    none keeps its budgets with the whole of its confidence interval, the costs are corrected by what was measured (see
+    `corrected`) and the search goes on; also once where the winner was thought to use a budget up, and leaves room in
+    it. A target that is not this machine ends it at once, not measured.
     """
     finalists, had_room = _Finalists(store, seed, use_up), False
     result, found = solve(problem)
     while True:
         new = finalists.new(found)[: min(A_ROUND, measured - len(finalists.known))]
         finalists.measure(result, new)
-        winner, certificates = finalists.winner(result)
+        if any(standing(finalists.known[candidate.arch]) == 0 for candidate in new):
+            finalists.measure(result, new)
+        winner = min(finalists.candidates.values(), key=finalists.rank)
+        certificates = finalists.known[winner.arch]
         result = _awarded(result, winner, finalists.known)
         kept, room = standing(certificates) == 0, any(map(leaves_room, certificates))
         if not new or len(finalists.known) >= measured or (kept and (had_room or not room)):
@@ -87,7 +90,7 @@ class _Finalists:
         self.store, self.seed, self.use_up = store, seed, use_up
         self.known: dict[str, Certificates] = {}
         self.candidates: dict[str, Candidate] = {}
-        self.confirmed: set[str] = set()
+        self.campaigns = 0
 
     def new(self, found: Sequence[Candidate]) -> list[Candidate]:
         """Those of `found` that were not measured yet; what is thought of the others now replaces what was thought."""
@@ -97,22 +100,13 @@ class _Finalists:
     def measure(self, result: Result, candidates: Sequence[Candidate]) -> None:
         """Measure `candidates` in one campaign; what was known of them is joined with it."""
         claims = [claims_of(result, candidate) for candidate in candidates]
-        seed = self.seed + len(self.known) + len(self.confirmed)
-        found = iter(certify([claim for part in claims for claim in part], store=self.store, seed=seed))
+        every = [claim for part in claims for claim in part]
+        found = iter(certify(every, store=self.store, seed=self.seed + self.campaigns))
+        self.campaigns += 1
         for candidate, part in zip(candidates, claims, strict=True):
             fresh, before = [next(found) for _ in part], self.known.get(candidate.arch, [])
             self.known[candidate.arch] = [a.joined(b) for a, b in zip(before, fresh, strict=True)] if before else fresh
             self.candidates[candidate.arch] = candidate
-
-    def winner(self, result: Result) -> tuple[Candidate, Certificates]:
-        """The best by `rank`; one that keeps its budgets has to keep them in a second campaign too."""
-        while True:
-            best = min(self.candidates.values(), key=self.rank)
-            certificates = self.known[best.arch]
-            if standing(certificates) or best.arch in self.confirmed:
-                return best, certificates
-            self.confirmed.add(best.arch)
-            self.measure(result, [best])
 
     def rank(self, candidate: Candidate) -> tuple[int, bool, float]:
         certificates = self.known[candidate.arch]

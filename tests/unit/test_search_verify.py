@@ -131,7 +131,7 @@ def test_the_search_goes_on_until_a_winner_keeps_its_budget(device: Device, fact
     assert certificate["high"] <= 1.5
     assert device.measurement(result.best.arch).median == pytest.approx(certificate["measured"])
     assert certificate["measured"] > 0.9 * 1.5
-    assert sum(device.campaigns) <= 24
+    assert sum(device.campaigns) <= 2 * 24
     assert any("broke" in note for note in result.notes) == (factor > 1)
     assert Result.load(tmp_path).best.certificate == certificate
 
@@ -142,10 +142,10 @@ def test_a_winner_keeps_its_budget_in_two_campaigns(device: Device, drift: list[
     result = search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": 1.5}, evaluations=3000)
     certificate = result.best.certificate
     assert certificate is not None and certificate["status"] == "passed" and certificate["n"] == 200
-    assert 1 in device.campaigns and certificate["high"] <= 1.5
+    assert certificate["high"] <= 1.5
     true = SPACE.macs(SPACE.parse(result.best.arch))[0] / 1e7
     assert certificate["high"] >= 1.01 * true and certificate["measured"] >= 0.97 * true
-    assert (len(device.campaigns) > 2) == (len(drift) > 1)
+    assert device.campaigns[:2] == [4, 4] and (len(device.campaigns) > 2) == (len(drift) > 1)
 
 
 def test_two_campaigns_are_joined_into_what_both_say() -> None:
