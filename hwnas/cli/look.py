@@ -176,9 +176,9 @@ def registry(as_json: Json = False) -> None:
     from hwnas.search import algorithms, sources
     from hwnas.spaces import spaces
     from hwnas.spaces.primitive import kinds
+    from hwnas.train.algorithms import algorithms as supernets
     from hwnas.train.data import datasets
     from hwnas.train.oneshot import one_shot
-    from hwnas.train.training import algorithms as supernets
 
     registries = (
         *(spaces, kinds, backends, meters, parsers, predictors, choosers, sources, algorithms),

@@ -13,7 +13,7 @@ from math import log2
 import numpy as np
 
 from hwnas.core.arrays import Array
-from hwnas.predict.features import Additive, additive, factors
+from hwnas.predict.features import Lookups, gene_groups, lookups
 from hwnas.spaces import Primitive, SearchSpace
 from hwnas.spaces.base import with_nothing
 
@@ -23,7 +23,7 @@ KIND_APART, FLAG_APART = 4.0, 1.5
 
 
 @lru_cache(maxsize=32)
-def block_features(space: SearchSpace, length: float) -> Additive:
+def block_features(space: SearchSpace, length: float) -> Lookups:
     """Features (n, rank) whose inner product is the kernel `c K c'`; `length` is how far apart blocks are alike.
 
     One unit of distance is a doubling of a size. What a block is thought to cost grows with its MACs, its bytes and a
@@ -42,7 +42,7 @@ def block_features(space: SearchSpace, length: float) -> Additive:
     size = (shares / np.maximum(shares.mean(axis=0), 1e-12)).mean(axis=1)
     table = low_rank(np.concatenate([points, np.array(flags)], axis=1) / length) * size[:, None]
     padded = with_nothing(table)
-    return additive(space, [(factor.genes, padded[factor.blocks].sum(axis=1)) for factor in factors(space)])
+    return lookups(space, [(group.genes, padded[group.blocks].sum(axis=1)) for group in gene_groups(space)])
 
 
 def _point(p: Primitive) -> list[float]:

@@ -1,6 +1,6 @@
-"""Features of architectures, all of them sums over factors.
+"""Features of architectures, all of them sums over groups of genes.
 
-A *factor* is a set of genes that decide some slots together. What a factor adds to a feature is a table over its
+A *gene group* is a set of genes that decide some slots together. What a group adds to a feature is a table over its
 genes' joint choices, so that the features of a population are a few table look-ups, with no loop over architectures.
 """
 
@@ -30,7 +30,7 @@ LANES = (16, 32)
 
 
 @dataclass(frozen=True)
-class Factor:
+class GeneGroup:
     """`slots` that the same `genes` decide, and `blocks` (J, slots) of each joint choice; J runs as `product` does."""
 
     genes: Genes
@@ -40,7 +40,7 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class Additive:
+class Lookups:
     """Features that are sums of tables: `tables[i]` (J, columns) is looked up by the joint choice of `genes[i]`."""
 
     genes: tuple[Genes, ...]
@@ -60,7 +60,7 @@ class Additive:
 class OneHot:
     """Indicator features: the columns of each set of genes stand side by side."""
 
-    parts: tuple[Additive, ...]
+    parts: tuple[Lookups, ...]
     columns: int
 
     def __call__(self, population: Population) -> Array:
@@ -74,15 +74,15 @@ class OneHot:
 
 
 @lru_cache(maxsize=32)
-def factors(space: SearchSpace) -> tuple[Factor, ...]:
-    """The factors of a space, in order of their first slot."""
+def gene_groups(space: SearchSpace) -> tuple[GeneGroup, ...]:
+    """The gene groups of a space, in order of their first slot."""
     by_genes: dict[Genes, list[int]] = {}
     for position, slot in enumerate(space.slots):
         by_genes.setdefault(tuple(slot.genes), []).append(position)
     made = []
     for genes, slots in by_genes.items():
         grid = joint_choices(space, genes)
-        made.append(Factor(genes, np.array(slots), grid, space.blocks(grid)[:, slots]))
+        made.append(GeneGroup(genes, np.array(slots), grid, space.blocks(grid)[:, slots]))
     return tuple(made)
 
 
@@ -95,14 +95,14 @@ def joint_choices(space: SearchSpace, genes: Genes) -> Population:
     return grid
 
 
-def additive(space: SearchSpace, tables: Sequence[tuple[Genes, Array]]) -> Additive:
+def lookups(space: SearchSpace, tables: Sequence[tuple[Genes, Array]]) -> Lookups:
     """Join tables over joint choices into features."""
     strides = [
         np.array([prod(int(space.choices[g]) for g in genes[i + 1 :]) for i in range(len(genes))], dtype=np.int64)
         for genes, _ in tables
     ]
     columns = tables[0][1].shape[1]
-    return Additive(
+    return Lookups(
         tuple(genes for genes, _ in tables),
         tuple(strides),
         tuple(table.astype(np.float32) for _, table in tables),
@@ -128,60 +128,60 @@ def choice_features(space: SearchSpace) -> OneHot:
     stands for it.
     """
     parts = [_gene_indicator(space, gene) for gene in range(len(space.genes))]
-    return _one_hot([*parts, *(_factor_indicator(space, factor) for factor in factors(space))])
+    return _one_hot([*parts, *(_group_indicator(space, group) for group in gene_groups(space))])
 
 
 @lru_cache(maxsize=32)
 def position_features(space: SearchSpace) -> tuple[OneHot, ...]:
-    """`choice_features` of each factor by itself, in order, without genes that decide most slots."""
+    """`choice_features` of each group by itself, in order, without genes that decide most slots."""
     positions = []
-    for factor in factors(space):
-        own = [_gene_indicator(space, gene) for gene in _local(space, factor)]
-        positions.append(_one_hot([*own, _factor_indicator(space, factor)]))
+    for group in gene_groups(space):
+        own = [_gene_indicator(space, gene) for gene in _local(space, group)]
+        positions.append(_one_hot([*own, _group_indicator(space, group)]))
     return tuple(position for position in positions if position.columns)
 
 
-def _one_hot(parts: Sequence[Additive | None]) -> OneHot:
+def _one_hot(parts: Sequence[Lookups | None]) -> OneHot:
     kept = [part for part in parts if part is not None]
     return OneHot(tuple(kept), sum(part.columns for part in kept))
 
 
-def _local(space: SearchSpace, factor: Factor) -> Genes:
-    """The factor's genes without those that decide most slots of the space."""
+def _local(space: SearchSpace, group: GeneGroup) -> Genes:
+    """The group's genes without those that decide most slots of the space."""
     most = LOCAL_SHARE * len(space.slots)
-    return tuple(gene for gene in factor.genes if sum(gene in slot.genes for slot in space.slots) <= most)
+    return tuple(gene for gene in group.genes if sum(gene in slot.genes for slot in space.slots) <= most)
 
 
-def _factor_indicator(space: SearchSpace, factor: Factor) -> Additive | None:
-    local = _local(space, factor)
-    return _slot_indicator(space, local, factor) if len(local) > 1 or (local and len(factor.slots) > 1) else None
+def _group_indicator(space: SearchSpace, group: GeneGroup) -> Lookups | None:
+    local = _local(space, group)
+    return _slot_indicator(space, local, group) if len(local) > 1 or (local and len(group.slots) > 1) else None
 
 
-def _gene_indicator(space: SearchSpace, gene: int) -> Additive | None:
+def _gene_indicator(space: SearchSpace, gene: int) -> Lookups | None:
     choices, active = len(space.genes[gene].choices), space.genes[gene].active
     if choices < 2:
         return None
     if active is None:
-        return additive(space, [((gene,), np.eye(choices))])
+        return lookups(space, [((gene,), np.eye(choices))])
     controller, least = active
     grid = joint_choices(space, (controller, gene))
     table = np.eye(choices)[grid[:, gene]] * (grid[:, controller] >= least)[:, None]
-    return additive(space, [((controller, gene), table)])
+    return lookups(space, [((controller, gene), table)])
 
 
-def _slot_indicator(space: SearchSpace, local: Genes, factor: Factor) -> Additive | None:
+def _slot_indicator(space: SearchSpace, local: Genes, group: GeneGroup) -> Lookups | None:
     grid = joint_choices(space, local)
-    blocks = space.blocks(grid)[:, factor.slots]
+    blocks = space.blocks(grid)[:, group.slots]
     columns = [blocks[:, s] == b for s in range(blocks.shape[1]) for b in np.unique(blocks[:, s])]
     table = np.unique(np.array(columns, dtype=np.float64).T, axis=1)
     table = table[:, (table.min(axis=0) != table.max(axis=0))]
-    return additive(space, [(local, table)]) if table.shape[1] else None
+    return lookups(space, [(local, table)]) if table.shape[1] else None
 
 
 # physical features
 
 
-def physical_features(space: SearchSpace, costs: Array | None = None) -> Additive:
+def physical_features(space: SearchSpace, costs: Array | None = None) -> Lookups:
     """Sums over the blocks of what they do: MACs, bytes, operations by kind; then the chief ones by stage.
 
     The first `total_columns(space)` columns are of the whole network, the last of them the sum of `costs` (P,) where
@@ -193,12 +193,12 @@ def physical_features(space: SearchSpace, costs: Array | None = None) -> Additiv
     staged = np.concatenate([whole[:, : len(STAGE_QUANTITIES)], whole[:, -1:]], axis=1)
     stage = slot_stages(space)
     tables = []
-    for factor in factors(space):
+    for group in gene_groups(space):
         parts = [
-            staged[factor.blocks][:, stage[factor.slots] == number].sum(axis=1) for number in range(stage.max() + 1)
+            staged[group.blocks][:, stage[group.slots] == number].sum(axis=1) for number in range(stage.max() + 1)
         ]
-        tables.append((factor.genes, np.concatenate([whole[factor.blocks].sum(axis=1), *parts], axis=1)))
-    return additive(space, tables)
+        tables.append((group.genes, np.concatenate([whole[group.blocks].sum(axis=1), *parts], axis=1)))
+    return lookups(space, tables)
 
 
 def total_columns(space: SearchSpace) -> int:
@@ -209,9 +209,9 @@ def total_columns(space: SearchSpace) -> int:
 def slot_stages(space: SearchSpace) -> NDArray[np.int64]:
     """The spatial scale of each slot, shape (slots,): how often the input was halved before its output."""
     sides = np.ones(len(space.slots))
-    for factor in factors(space):
-        for column, slot in enumerate(factor.slots):
-            outputs = [space.primitives()[b].output for b in np.unique(factor.blocks[:, column]) if b >= 0]
+    for group in gene_groups(space):
+        for column, slot in enumerate(group.slots):
+            outputs = [space.primitives()[b].output for b in np.unique(group.blocks[:, column]) if b >= 0]
             sides[slot] = max((shape[1] for shape in outputs if len(shape) == 3), default=1)
     scale = np.round([log2(sides.max() / side) for side in sides])
     return np.unique(scale, return_inverse=True)[1].reshape(-1)

@@ -30,8 +30,8 @@ __all__ = [
 
 
 def train_supernet(config: SupernetConfig, out: str | Path, *, resume: bool = True) -> Supernet:
-    """See `hwnas.train.training.train_supernet`."""
-    from hwnas.train.training import train_supernet
+    """See `hwnas.train.algorithms.train_supernet`."""
+    from hwnas.train.algorithms import train_supernet
 
     return train_supernet(config, out, resume=resume)
 

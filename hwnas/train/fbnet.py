@@ -34,7 +34,8 @@ def fbnet(
     if not targets and len(terms) != 1:
         raise InputError("fbnet needs a cost: one --cost to keep low, or a target (--max) for each of several")
     updates = max(1.0, config.epochs * (1 - config.weights_first) * batches.steps_per_epoch)
-    price = Target(targets, config.dual_rate / updates) if targets else Published(terms[0], config.alpha, config.beta)
+    rate = config.dual_rate / updates
+    price = DualAscent(targets, rate) if targets else Published(terms[0], config.alpha, config.beta)
     run.others[DUAL] = price
     return [FbnetPhase(run, network, config, price, batches)]
 
@@ -59,7 +60,7 @@ class Published(nn.Module):
         return {}
 
 
-class Target(nn.Module):
+class DualAscent(nn.Module):
     """Cross-entropy plus a multiplier times how far each expected cost is beside its target.
 
     The multiplier is adapted by dual ascent, as LightNAS does (Luo et al., DAC 2022), with the damping of an augmented
@@ -101,7 +102,7 @@ class FbnetPhase(Phase):
     name, warmup = "fbnet", 0
 
     def __init__(
-        self, run: Run, network: MixedNetwork, config: OneShotConfig, price: Published | Target, batches: Batches
+        self, run: Run, network: MixedNetwork, config: OneShotConfig, price: Published | DualAscent, batches: Batches
     ) -> None:
         self.steps = max(1, round(config.epochs * run.batches.steps_per_epoch))
         self.lr = config.learning_rate or LR

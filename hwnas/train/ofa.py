@@ -10,6 +10,7 @@ from torch import Tensor
 from hwnas.core.arrays import Population
 from hwnas.core.errors import InputError
 from hwnas.spaces.base import GENE_TYPE
+from hwnas.train.algorithms import algorithms
 from hwnas.train.batches import Batches
 from hwnas.train.config import SupernetConfig
 from hwnas.train.elastic import ElasticNetwork
@@ -17,7 +18,6 @@ from hwnas.train.evaluate import Evaluator
 from hwnas.train.loop import Losses, Phase, Run, fixed_shape
 from hwnas.train.schedule import ALL, RESOLUTION, Stage, sample, stages
 from hwnas.train.supernet import resolution_of
-from hwnas.train.training import algorithms
 
 TEACHER = "teacher"
 

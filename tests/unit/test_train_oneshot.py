@@ -15,7 +15,7 @@ from hwnas.train import DataConfig, OneShotConfig, SupernetConfig, load_supernet
 from hwnas.train import loop as loop_module
 from hwnas.train.choices import Choices
 from hwnas.train.expected import ExpectedCost, layer_costs
-from hwnas.train.fbnet import Published, Target, gates_of
+from hwnas.train.fbnet import DualAscent, Published, gates_of
 from hwnas.train.mixed import MixedNetwork, layers_of
 from hwnas.train.oneshot import CostTerm, train_one_shot
 
@@ -177,13 +177,13 @@ def test_the_published_loss() -> None:
 
 @pytest.mark.parametrize(("bound", "sign"), [(2.0, 1), (1000.0, -1)])
 def test_the_multiplier_pulls_to_the_target_from_both_sides(bound: float, sign: int) -> None:
-    loss = Target([term(bound)], 0.1)
+    loss = DualAscent([term(bound)], 0.1)
     loss(torch.tensor(1.0), probabilities(0).float(), probabilities(0).float(), np.random.default_rng(0))
     assert float(loss.multipliers[0]) * sign > 0
 
 
 def test_of_several_bounds_those_that_hold_do_not_pull() -> None:
-    loss = Target([term(2.0), term(1000.0)], 0.1)
+    loss = DualAscent([term(2.0), term(1000.0)], 0.1)
     loss(torch.tensor(1.0), probabilities(0).float(), probabilities(0).float(), np.random.default_rng(0))
     assert loss.multipliers[0] > 0 and loss.multipliers[1] == 0
 
@@ -263,7 +263,7 @@ def test_weights_and_choices_learn_from_separate_images(monkeypatch: pytest.Monk
 def test_a_loss_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"the loss of the mixture is (nan|inf) at step \d+ \(fbnet"):
         train_one_shot(config(learning_rate=1e12), [term()], tmp_path / "weights")
-    monkeypatch.setattr(Target, "forward", lambda self, loss, p, mixture, rng: loss * float("nan") * p.sum())
+    monkeypatch.setattr(DualAscent, "forward", lambda self, loss, p, mixture, rng: loss * float("nan") * p.sum())
     with pytest.raises(InputError, match=r"the loss of the choices is nan at step \d+ \(fbnet"):
         train_one_shot(config(), [term()], tmp_path / "choices")
 
@@ -271,7 +271,7 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.
 def test_what_is_learnt_is_the_better_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a loss that is lower for one choice of every layer, the choices find it and their entropy falls."""
     wanted = torch.tensor([0.0, 1.0, 0.0])
-    monkeypatch.setattr(Target, "forward", lambda self, loss, p, mixture, rng: -(p * wanted).sum())
+    monkeypatch.setattr(DualAscent, "forward", lambda self, loss, p, mixture, rng: -(p * wanted).sum())
     supernet = train_one_shot(config(arch_learning_rate=0.5, epochs=3), [term()], tmp_path)
     choices = supernet.network.choices
     assert (choices.probabilities().argmax(1) == 1).all() and (choices.entropy() < 0.9).all()  # type: ignore[operator]

@@ -43,13 +43,13 @@ def _quantized(model: bytes, batch: int) -> bytes:
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
         path = Path(folder) / "int8.onnx"
         quantize_static(
-            loaded, path, Calibration(loaded, batch), quant_format=QuantFormat.QDQ, per_channel=True,
+            loaded, path, RandomBatches(loaded, batch), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
         return path.read_bytes()
 
 
-class Calibration:
+class RandomBatches:
     """Random batches for every input of an ONNX model, as the quantiser reads them: one `get_next` each, then None."""
 
     def __init__(self, model: Any, batch: int) -> None:

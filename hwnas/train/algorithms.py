@@ -1,4 +1,4 @@
-"""Training from a configuration: `train_supernet`."""
+"""`train_supernet`: a super-network trained by one of the registered algorithms, from its configuration."""
 
 from __future__ import annotations
 
