@@ -22,7 +22,7 @@ class Block:
         n: timings in the block.
         median_ms: their median.
         spent_s: their sum.
-        before, after: medians of the sentinel next to it, in ms; NaN where there was none.
+        before, after: medians of the sentinel next to it, in ms, above 0; NaN where there was none.
         throttled: why the device's clock was held down; empty where it was not.
     """
 
@@ -38,7 +38,6 @@ class Block:
     def of(cls, session: int, times_ns: ArrayLike, sentinel_ns: ArrayLike, throttled: str = "") -> Block:
         """Summarise raw times; the sentinel's are those before the block followed by as many after it."""
         times, sentinel = np.asarray(times_ns), np.asarray(sentinel_ns)
-        before, after = np.array_split(sentinel, 2)
+        before, after = (float(np.median(part)) / 1e6 if len(part) else 0.0 for part in np.array_split(sentinel, 2))
         return cls(session, len(times), float(np.median(times)) / 1e6, float(times.sum()) / 1e9,
-                   float(np.median(before)) / 1e6 if len(before) else math.nan,
-                   float(np.median(after)) / 1e6 if len(after) else math.nan, throttled)
+                   before if before > 0 else math.nan, after if after > 0 else math.nan, throttled)

@@ -1,9 +1,9 @@
 """The machine's typical speed, remembered between campaigns.
 
 A campaign that runs while the machine is slowed down from beginning to end takes that for typical; its latencies would
-differ from those of a quieter hour by all that its subjects feel of it (6 % where it was studied, see `drift`). So what
-the sentinel typically took in the last days is kept in the user's cache folder. It is written into the record of each
-session, so that what follows from a sample store follows from that store alone.
+differ from those of a quieter hour by all that its subjects feel of it. So what the sentinel typically took is kept in
+the user's cache folder, until a week has passed without a campaign. It is written into the record of each session, so
+that what follows from a sample store follows from that store alone: a store keeps to the first that it was told.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEPT_S = 7 * 86400.0
 WITHIN = 1.2
 """A machine that is 20 % slower or faster was changed (on battery, another clock limit), not disturbed."""
 LEAST = 500
-"""Fewer sentinels say too little of what is typical."""
+"""Fewer sentinels, of however many campaigns, say too little of what is typical."""
 MOST = 20_000
 """What is remembered weighs no more than so many sentinels, so that it follows a machine that changes slowly."""
 
@@ -36,19 +36,21 @@ def cache_file() -> Path:
 
 def recall(cpu: str) -> float | None:
     """What the sentinel typically took on this machine in the last days, in ms; None where it is not known."""
-    return _known(cpu)[0]
+    value, seen = _known(cpu)
+    return value if seen >= LEAST else None
 
 
 def remember(cpu: str, typical_ms: float, seen: int) -> None:
     """Join what `seen` sentinels say with what is remembered, as a geometric mean; a cache that fails is no matter."""
-    if seen < LEAST or not math.isfinite(typical_ms):
+    if not seen or not math.isfinite(typical_ms):
         return
+    seen = min(seen, MOST)
     known, weight = _known(cpu)
     if known is not None and settle(typical_ms, [known]) == known:
         typical_ms = math.exp((seen * math.log(typical_ms) + weight * math.log(known)) / (seen + weight))
-        seen = min(seen + weight, MOST)
+        seen += weight
     try:
-        entry = {"typical_ms": typical_ms, "seen": seen, "at": time.time()}
+        entry = {"typical_ms": typical_ms, "seen": min(seen, MOST), "at": time.time()}
         write_json(cache_file(), {**_entries(), _key(cpu): entry})
     except InputError:
         return

@@ -25,6 +25,7 @@ from hwnas.core.errors import HwnasError, UnavailableError
 from hwnas.core.progress import Task, progress
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings, backends
+from hwnas.profile.block import Block
 from hwnas.profile.boards import look_at_boards
 from hwnas.profile.calibration import recall, remember
 from hwnas.profile.device import cpu_model, environment, idlest_cores
@@ -50,10 +51,11 @@ def run_campaign(store: Store, target: Target, settings: Settings, subjects: Seq
     `series` tells independent repetitions apart. Raises `StoreError` where the store fails and `UnavailableError` where
     workers do not start. An interrupt leaves every finished sample block in the store.
     """
-    effort, pool = effort or Effort(), WorkerPool()
+    effort = effort or Effort()
     if settings.trials and not settings.records:
         settings = replace(settings, records=str(store.path.parent / RECORDS))
     boards = look_at_boards(settings).count if settings.remote else 1
+    pool = WorkerPool(boards)
     if boards > 1:
         effort = replace(effort, chunk=min(effort.chunk, math.ceil(len(subjects) / (CHUNKS_EACH * boards))))
 
@@ -61,7 +63,8 @@ def run_campaign(store: Store, target: Target, settings: Settings, subjects: Seq
         with Store(store.path) as own:
             while not pool.stopped.is_set():
                 with suppress(HwnasError):
-                    _Campaign(own, target, settings, subjects, series, effort, [seed, number], pool).sweep_until_done()
+                    _Campaign(own, target, settings, subjects, series, effort, seed, pool, number).sweep_until_done()
+                    pool.idle_deaths[number] = IDLE_DEATHS
                     return
                 pool.stopped.wait(WAIT_S)
 
@@ -69,7 +72,7 @@ def run_campaign(store: Store, target: Target, settings: Settings, subjects: Seq
     try:
         for thread in threads:
             thread.start()
-        _Campaign(store, target, settings, subjects, series, effort, [seed], pool).run(title)
+        _Campaign(store, target, settings, subjects, series, effort, seed, pool).run(title)
     finally:
         pool.stop()
         for thread in threads:
@@ -77,10 +80,14 @@ def run_campaign(store: Store, target: Target, settings: Settings, subjects: Seq
 
 
 class WorkerPool:
-    """The workers of one campaign: one, or one for each board."""
+    """The workers of one campaign: one, or one for each board.
 
-    def __init__(self) -> None:
+    `idle_deaths` counts for each how often in a row it died with no subject to blame; one that is done counts as dead.
+    """
+
+    def __init__(self, workers: int) -> None:
         self.stopped = Event()
+        self.idle_deaths = [0] * workers
         self.running: dict[int, WorkerProcess] = {}
 
     def stop(self) -> None:
@@ -92,19 +99,19 @@ class WorkerPool:
 
 class _Campaign:
     def __init__(self, store: Store, target: Target, settings: Settings, subjects: Sequence[Subject], series: int,
-                 effort: Effort, seed: Sequence[int], pool: WorkerPool) -> None:
-        self.store, self.settings, self.effort, self.pool = store, settings, effort, pool
+                 effort: Effort, seed: int, pool: WorkerPool, number: int = 0) -> None:
+        self.store, self.settings, self.effort, self.pool, self.number = store, settings, effort, pool, number
         self.backend = target.runtime
         self.history = History(store, target)
         items = store.ask(self.history.target, series, [subject.id for subject in subjects])
         self.subjects = {items[subject.id]: subject for subject in subjects}
-        self.rng = np.random.default_rng([*seed, series])
+        self.rng = np.random.default_rng([seed, number, series])
         self.common_sentinel = backends.get(target.runtime).here(settings)
-        self.known_before = len(self.history.sentinel_ms)
+        self.sentinel_ms: list[float] = []
         self.begun = time.time()
         self.loaded: set[int] = set()
         self.isolated: set[int] = set()
-        self.environment = self.idle_deaths = 0
+        self.environment = 0
         self.task: Task | None = None
         self.fractions: dict[int, float] = {}
         self.rounds = Counter((item, block.session) for item, blocks in self.history.blocks.items() for block in blocks)
@@ -113,8 +120,7 @@ class _Campaign:
         with progress(title, len(self.subjects)) as self.task:
             self.sweep_until_done()
         if self.common_sentinel:
-            seen = self.history.sentinel_ms[self.known_before :]
-            remember(cpu_model(), typical_speed(seen), len(seen))
+            remember(cpu_model(), typical_speed(self.sentinel_ms), len(self.sentinel_ms))
 
     def sweep_until_done(self) -> None:
         try:
@@ -123,6 +129,7 @@ class _Campaign:
                 if not self.sweep(pending):
                     time.sleep(WAIT_S)
                 self.history.refresh()
+                self.history.learn()
                 self.update_progress(pending)
         finally:
             self.store.release()
@@ -211,10 +218,11 @@ class _Campaign:
         return True
 
     def worker_died(self, death: WorkerDied) -> None:
-        """Raise `UnavailableError` where workers keep dying with no subject to blame, and no other board is at work."""
-        self.idle_deaths = 0 if death.item is not None else self.idle_deaths + 1
+        """Raise `UnavailableError` where workers keep dying with no subject to blame, those of all boards."""
+        deaths = self.pool.idle_deaths
+        deaths[self.number] = 0 if death.item is not None else deaths[self.number] + 1
         self.history.refresh()
-        if self.idle_deaths >= IDLE_DEATHS and not self.pool.running and self.pending():
+        if min(deaths) >= IDLE_DEATHS and self.pending():
             raise UnavailableError(f"the {self.backend} worker keeps dying: {death.reason}") from death
 
     def claim(self, items: list[int]) -> list[int]:
@@ -299,6 +307,9 @@ class _Campaign:
     def store_block(self, reply: Mapping[str, Any], session: int) -> None:
         item = reply["block"]
         self.rounds[item, session] += 1
+        self.pool.idle_deaths[self.number] = 0
+        block = Block.of(session, reply["times"], reply["sentinel"])
+        self.sentinel_ms += [value for value in (block.before, block.after) if math.isfinite(value)]
         sample = Sample(session, self.rounds[item, session] - 1, reply["started"], reply["times"], reply["sentinel"],
                         reply["conditions"])
         self.store.add(item, self.environment, sample)

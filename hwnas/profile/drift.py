@@ -25,8 +25,9 @@ from hwnas.profile.block import Block
 
 CALM = 0.03
 """Sentinels within 3 % are of one speed: on an idle machine they scatter by 1 %, and real changes were 10 %."""
-EXPECTED = {False: 0.8, True: 0.6}
-"""The response expected of what is not, and of what is, a whole network, as long as nothing is known of a machine."""
+NETWORK = "network"
+EXPECTED = {"primitive": 0.8, NETWORK: 0.6}
+"""The response that is expected as long as nothing is known of a machine."""
 RESPONSE_DEVIATION = 0.1
 """How far machines are expected to lie from that (standard deviation)."""
 SHARED = 50
@@ -47,7 +48,7 @@ class Reference:
     """
 
     sentinel_ms: float
-    response: float = 1.0
+    response: float
 
 
 def typical_speed(sentinel_ms: ArrayLike) -> float:

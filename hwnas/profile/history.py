@@ -11,19 +11,17 @@ from hwnas.core.target import Target
 from hwnas.core.units import LATENCY
 from hwnas.profile.block import Block
 from hwnas.profile.calibration import settle
-from hwnas.profile.drift import EXPECTED, Drift, Reference, response, typical_speed
+from hwnas.profile.drift import EXPECTED, NETWORK, Drift, Reference, response, typical_speed
 from hwnas.profile.memory import MEMORY
 from hwnas.profile.meters import Metering
 from hwnas.profile.process import Limits
 from hwnas.profile.stats import MIN_BLOCKS, Measurement, measure, summarise
 from hwnas.profile.store import Reading, Store
-from hwnas.profile.subject import Subject, is_whole
+from hwnas.profile.subject import Subject, kind_of
 from hwnas.profile.timer import Pace
 
 LONGEST_SESSION = 4
 ROUNDING = 1e-9
-GROWN = 1.25
-"""What drift does to subjects is worked out anew when the store holds so many times more blocks."""
 TYPICAL = "typical_ms"
 """Under this name the environment of a session keeps what the sentinel typically took, as was known before it."""
 
@@ -34,10 +32,12 @@ class Effort:
 
     Attributes:
         goal: half-width of the median's 95 % confidence interval, relative to the median, at which it is steady.
-        time_limit_s: seconds in timed runs after which it is given up as noisy (not before `MIN_BLOCKS` blocks).
+        time_limit_s: seconds in timed runs after which it is given up as noisy (not before `MIN_BLOCKS` blocks, nor
+            before a batch in each of `sessions`).
         sessions: worker processes that measure it at the least.
         batch_blocks: sample blocks taken before asking whether they suffice. A session takes one batch, two where the
-            machine's speed was not settled, and the last one up to four until the subject is steady.
+            machine's speed was not settled, and the last one up to four until the subject is steady, unless there are
+            sessions enough for an interval between them. Of slow subjects a batch is smaller.
         chunk: subjects loaded at once.
         limits: what a worker may take before it counts as hung or out of memory.
         pace: how long a sample block is.
@@ -61,63 +61,74 @@ def blocks_due(blocks: Sequence[Block], reference: Reference, effort: Effort) ->
 
     Whether it is done is asked at whole batches only, so that the answer is the same however often it is asked.
     """
-    batch = effort.batch_blocks
     if not blocks:
-        return 0, batch
+        return 0, 1
     latest, spent = blocks[-1].session, sum(block.spent_s for block in blocks)
-    limit = effort.time_limit_s * (1 - ROUNDING)
-    if len(blocks) >= MIN_BLOCKS and spent >= limit:
-        return latest, 0
-    most = max(MIN_BLOCKS - len(blocks), math.ceil((limit - spent) / (spent / len(blocks))))
     own = [block for block in blocks if block.session == latest]
+    limit = effort.time_limit_s * (1 - ROUNDING)
+    batch = _batch(blocks[0].spent_s, limit, effort)
+    left = max(MIN_BLOCKS - len(blocks), math.ceil((limit - spent) / (spent / len(blocks))))
+    last = latest + 1 >= effort.sessions
+    entitled = not last or (latest + 1 == effort.sessions and len(own) < batch)
+    most = batch if entitled else left
+    if most <= 0:
+        return latest, 0
     if len(own) % batch:
         return latest, min(batch - len(own) % batch, most)
     if len(own) < 2 * batch and Drift.of(own, reference).settled.sum() < batch:
         return latest, min(batch, most)
-    if latest + 1 >= effort.sessions:
-        if measure(blocks, reference, effort.goal).verdict == "steady":
-            return latest, 0
-        if len(own) < LONGEST_SESSION * batch:
-            return latest, min(batch, most)
+    if last and measure(blocks, reference, effort.goal).verdict == "steady":
+        return latest, 0
+    if last and effort.sessions < MIN_BLOCKS and len(own) < LONGEST_SESSION * batch:
+        return latest, min(batch, most)
     return latest + 1, min(batch, most)
 
 
+def _batch(block_s: float, limit_s: float, effort: Effort) -> int:
+    """How many blocks of `block_s` a session takes: fewer where the time limit leaves its share of it no more."""
+    share, least = int(limit_s / (effort.sessions * block_s)), math.ceil(MIN_BLOCKS / effort.sessions)
+    return min(effort.batch_blocks, max(share, least))
+
+
 class History:
-    """What is stored about one target, by item; `refresh` reads what this and other processes have added."""
+    """What is stored about one target, by item; `refresh` reads what this and other processes have added.
+
+    What is worked out of all items together, by `learn`, stays the same while a sweep is under way.
+    """
 
     def __init__(self, store: Store, target: Target) -> None:
         self.store, self.target = store, store.target(target)
         self.blocks: dict[int, list[Block]] = defaultdict(list)
         self.readings: dict[int, list[Reading]] = defaultdict(list)
         self.sentinel_ms: list[float] = []
-        self.whole: dict[int, bool] = {}
-        self.response = dict(EXPECTED)
-        self.seen = self.read = self.fitted = 0
-        self.remembered = [float(value) for each in store.environments() if (value := each.get(TYPICAL))]
+        self.kinds: dict[int, str] = {}
+        self.felt = dict(EXPECTED)
+        self.seen = self.read = 0
+        self.remembered = [float(value) for each in store.environments(self.target) if (value := each.get(TYPICAL))]
         self.refresh()
+        self.learn()
 
     def refresh(self) -> None:
         for number, item, block in self.store.blocks(self.target, self.seen):
             self.seen = number
-            if item not in self.whole:
-                self.whole = {known: is_whole(subject) for known, subject in self.store.subjects(self.target).items()}
             self.blocks[item].append(block)
             self.sentinel_ms += (block.before, block.after)
         for number, item, _, reading in self.store.readings(self.target, self.read):
             self.read = number
             self.readings[item].append(reading)
         self.failures = self.store.failures(self.target)
+
+    def learn(self) -> None:
+        """What the machine's typical speed is, and how much of a slow-down is felt, by all that is known now."""
+        self.kinds = {item: kind_of(subject) for item, subject in self.store.subjects(self.target).items()}
         self.typical_ms = settle(typical_speed(self.sentinel_ms), self.remembered)
-        if len(self.sentinel_ms) > GROWN * self.fitted:
-            self.fitted = len(self.sentinel_ms)
-            self.response = {whole: response(self._blocks_of(whole), EXPECTED[whole]) for whole in EXPECTED}
+        for kind, expected in EXPECTED.items():
+            known = [blocks for item, blocks in self.blocks.items() if self.kinds[item] == kind]
+            self.felt[kind] = response(known, expected)
 
     def reference(self, item: int) -> Reference:
         """What the latencies of `item` are referred to."""
-        return Reference(self.typical_ms, self.response[self.whole.get(item, True)])
-
-    def _blocks_of(self, whole: bool) -> list[list[Block]]:
-        return [blocks for item, blocks in self.blocks.items() if blocks and self.whole[item] == whole]
+        return Reference(self.typical_ms, self.felt[self.kinds.get(item, NETWORK)])
 
     def measurements(self, subjects: Iterable[Subject], *, series: int = 0, goal: float = Effort.goal,
                      metric: str = LATENCY.name) -> dict[Subject, Measurement]:

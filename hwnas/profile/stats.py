@@ -91,26 +91,30 @@ def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measu
     """The measurement that `blocks` of one subject amount to.
 
     Blocks from a device whose clock was held down are dropped. Of the others, those in which the speed did not change
-    are used where there are enough of them (`MIN_BLOCKS`, and a third of all), else all, each divided by its drift.
-    `goal` is the half-width asked for, relative to the median.
+    are used, and all of a session that has none of these; all, where these are fewer than `MIN_BLOCKS` or a third. Each
+    is divided by its drift. With as many sessions as that, the value is the median of their medians. `goal` is the
+    half-width asked for, relative to the median.
     """
     if not blocks:
         return Measurement.failed("no sample was taken")
+    by_session = len({block.session for block in blocks}) >= MIN_BLOCKS
     throttled = [block.throttled for block in blocks if block.throttled]
     blocks = [block for block in blocks if not block.throttled]
     if not blocks:
         return Measurement.failed(f"the device's clock was held down throughout ({throttled[-1]}); cool it, lower the "
                                   "batch or lock its clock")
-    drift = Drift.of(blocks, reference)
-    few = drift.settled.sum() < max(MIN_BLOCKS, len(blocks) / 3)
-    used = np.ones(len(blocks), np.bool_) if few else drift.settled
-    medians = np.array([block.median_ms for block in blocks])
+    drift, sessions = Drift.of(blocks, reference), np.array([block.session for block in blocks])
+    used = drift.settled | ~np.isin(sessions, sessions[drift.settled])
+    if used.sum() < max(MIN_BLOCKS, len(blocks) / 3):
+        used[:] = True
+    medians, n = np.array([block.median_ms for block in blocks]), np.array([block.n for block in blocks])
     values = (medians / drift.factor)[used]
-    sessions = np.array([block.session for block in blocks])[used]
-    units = np.array([np.median(values[sessions == session]) for session in np.unique(sessions)])
-    n = sum(block.n for block, use in zip(blocks, used, strict=True) if use)
-    found = _judged(units if len(units) >= MIN_BLOCKS else values, goal, "sample blocks")
-    return replace(found, n=n, blocks=len(values), observed=float(np.median(medians)))
+    if by_session:
+        units = [np.median(values[sessions[used] == session]) for session in np.unique(sessions)]
+        found = _judged(np.array(units), goal, "sessions")
+    else:
+        found = _judged(values, goal, "sample blocks")
+    return replace(found, n=int(n[used].sum()), blocks=len(values), observed=float(np.median(medians)))
 
 
 def summarise(readings: ArrayLike, goal: float, computed: bool = False) -> Measurement:

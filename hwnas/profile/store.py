@@ -317,9 +317,12 @@ class Store:
         return dict(self._read("SELECT item, AVG(seconds) FROM compilation JOIN item ON item.id = compilation.item "
                                "WHERE target = ? GROUP BY item", target))
 
-    def environments(self) -> list[dict[str, Any]]:
+    def environments(self, target: int) -> list[dict[str, Any]]:
+        """The circumstances of the sessions in which a target was measured, oldest first."""
+        rows = self._read("SELECT json FROM environment WHERE id IN (SELECT environment FROM block "
+                          "JOIN item ON item.id = block.item WHERE target = ?) ORDER BY id", target)
         with self._errors():
-            return [json.loads(text) for (text,) in self._all("SELECT json FROM environment ORDER BY id")]
+            return [json.loads(text) for (text,) in rows]
 
     # the rest
 

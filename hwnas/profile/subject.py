@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 Kind = Literal["primitive", "network", "onnx"]
 
 
-def is_whole(id: str) -> bool:
-    """Whether the subject of this id is a whole network, not a primitive."""
-    return not id.startswith("primitive ")
+def kind_of(id: str) -> str:
+    """`primitive` or `network`: what the subject of this id is as far as drift goes; an ONNX model is a network."""
+    return "primitive" if id.startswith("primitive ") else "network"
 
 
 @dataclass(frozen=True)

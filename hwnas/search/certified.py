@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InfeasibleBudgetError
 from hwnas.core.progress import say
+from hwnas.profile.run import STORE
 from hwnas.search.additive import Additive, Factor
 from hwnas.search.problem import Problem
 from hwnas.search.result import Candidate, Result
@@ -56,17 +58,23 @@ def certified(
         store: see `verify`.
         use_up: whether finalists that leave room in a budget come after those that use it up, whatever their accuracy.
 
-    Each round measures the best finalists interleaved, and where one keeps its budgets, all of them once more. Where
-    none keeps its budgets with the whole of its confidence interval, the costs are corrected by what was measured (see
-    `corrected`) and the search goes on; also once where the winner was thought to use a budget up, and leaves room in
-    it. A target that is not this machine ends it at once, not measured.
+    Each round measures the best finalists interleaved, and where one keeps its budgets, all of them once more (in the
+    same company: beside others a network runs slower than alone). Where none keeps its budgets with the whole of its
+    confidence interval, the costs are corrected by what was measured (see `corrected`) and the search goes on; also
+    once where the winner was thought to use a budget up, and leaves room in it. A target that is not this machine ends
+    it at once, not measured.
     """
-    finalists, had_room = _Finalists(store, seed, use_up), False
-    result, found = solve(problem)
+    with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
+        return _certified(problem, solve, measured, _Finalists(store or Path(folder) / STORE, seed, use_up))
+
+
+def _certified(problem: Problem, solve: Solve, measured: int, finalists: _Finalists) -> tuple[Result, Certificates]:
+    (result, found), had_room = solve(problem), False
     while True:
-        new = finalists.new(found)[: min(A_ROUND, measured - len(finalists.known))]
+        finalists.reconsider(found)
+        new = [c for c in found if c.arch not in finalists.known][: min(A_ROUND, measured - len(finalists.known))]
         finalists.measure(result, new)
-        if any(standing(finalists.known[candidate.arch]) == 0 for candidate in new):
+        if any(finalists.promising(candidate) for candidate in new):
             finalists.measure(result, new)
         winner = min(finalists.candidates.values(), key=finalists.rank)
         certificates = finalists.known[winner.arch]
@@ -86,16 +94,15 @@ def certified(
 class _Finalists:
     """The finalists measured so far, and what the device said of them."""
 
-    def __init__(self, store: str | Path | None, seed: int, use_up: bool) -> None:
+    def __init__(self, store: str | Path, seed: int, use_up: bool) -> None:
         self.store, self.seed, self.use_up = store, seed, use_up
         self.known: dict[str, Certificates] = {}
         self.candidates: dict[str, Candidate] = {}
         self.campaigns = 0
 
-    def new(self, found: Sequence[Candidate]) -> list[Candidate]:
-        """Those of `found` that were not measured yet; what is thought of the others now replaces what was thought."""
+    def reconsider(self, found: Sequence[Candidate]) -> None:
+        """Take what is thought now of those that were measured before."""
         self.candidates |= {candidate.arch: candidate for candidate in found if candidate.arch in self.known}
-        return [candidate for candidate in found if candidate.arch not in self.known]
 
     def measure(self, result: Result, candidates: Sequence[Candidate]) -> None:
         """Measure `candidates` in one campaign; what was known of them is joined with it."""
@@ -107,6 +114,11 @@ class _Finalists:
             fresh, before = [next(found) for _ in part], self.known.get(candidate.arch, [])
             self.known[candidate.arch] = [a.joined(b) for a, b in zip(before, fresh, strict=True)] if before else fresh
             self.candidates[candidate.arch] = candidate
+
+    def promising(self, candidate: Candidate) -> bool:
+        """Whether it keeps its budgets in one campaign, and another could say otherwise."""
+        certificates = self.known[candidate.arch]
+        return standing(certificates) == 0 and any(certificate.repeatable for certificate in certificates)
 
     def rank(self, candidate: Candidate) -> tuple[int, bool, float]:
         certificates = self.known[candidate.arch]

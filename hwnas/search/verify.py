@@ -13,6 +13,7 @@ from hwnas.core.errors import InputError, UnavailableError
 from hwnas.core.files import write_json
 from hwnas.core.target import Target
 from hwnas.core.units import ENERGY, LATENCY, MEMORY, THROUGHPUT, Quantity, quantity_of
+from hwnas.profile.stats import relative_half_width
 from hwnas.search import local
 from hwnas.search.export import Exported, export
 from hwnas.search.result import Candidate, Result, portable
@@ -96,21 +97,29 @@ class Certificate:
         """Whether the whole confidence interval keeps the budget."""
         return self.worst is not None and _status(self.claim, self.worst) == "passed"
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether another campaign could say something else."""
+        return self.interval is not None and self.verdict not in ("exact", "computed")
+
     def joined(self, other: Certificate) -> Certificate:
         """What this campaign and another say of one claim: the mean, and an interval that holds both intervals."""
-        if other.verdict == "exact" or self.interval is None or other.interval is None:
-            return other
+        for one in (self, other):
+            if not one.repeatable:
+                return one
+        assert self.interval and other.interval
         (low, median, high), (other_low, other_median, other_high) = self.interval, other.interval
-        measured = (median + other_median) / 2
+        measured, low, high = (median + other_median) / 2, min(low, other_low), max(high, other_high)
+        wide = relative_half_width(measured, low, high) > local.EFFORT.goal
         return replace(
             other,
             status=_status(self.claim, measured),
             measured=measured,
-            low=min(low, other_low),
-            high=max(high, other_high),
+            low=low,
+            high=high,
             n=self.n + other.n,
-            verdict="noisy" if "noisy" in (self.verdict, other.verdict) else other.verdict,
-            reason="; ".join(dict.fromkeys(filter(None, (self.reason, other.reason)))),
+            verdict="noisy" if wide else "steady",
+            reason=f"two campaigns lie within {100 * relative_half_width(measured, low, high):.1f} %" if wide else "",
         )
 
     def to_json(self) -> dict[str, Any]:

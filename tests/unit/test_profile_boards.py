@@ -113,7 +113,7 @@ def test_boards_share_a_campaign_and_one_of_them_is_killed(boards, tmp_path, mon
         run_campaign(store, target, settings, subjects, effort=QUICK)
         history = History(store, target)
         found = history.measurements(subjects, goal=QUICK.goal)
-        records = store.environments()
+        records = store.environments(history.target)
     assert servers[0].poll() is not None, "the board was killed in the middle"
     assert all(measured.verdict != "failed" and measured.median > 0 for measured in found.values()), found
     assert len(stored) > before_the_kill[0] > 0, "the campaign went on"

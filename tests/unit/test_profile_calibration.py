@@ -3,11 +3,12 @@
 import math
 import time
 
+import numpy as np
 import pytest
 
 from hwnas.core.target import Target
 from hwnas.profile import calibration
-from hwnas.profile.calibration import LEAST, recall, remember, settle
+from hwnas.profile.calibration import LEAST, MOST, recall, remember, settle
 from hwnas.profile.drift import EXPECTED
 from hwnas.profile.history import History
 from hwnas.profile.store import Sample, Store
@@ -37,10 +38,18 @@ def test_one_odd_campaign_changes_little_of_what_many_have_said():
     assert recall("cpu") == pytest.approx(0.0115, rel=0.01)
 
 
-def test_too_little_evidence_is_not_remembered():
-    remember("cpu", 0.01, LEAST - 1)
+def test_too_little_evidence_is_not_recalled_until_there_is_more():
     remember("cpu", math.nan, LEAST)
+    remember("cpu", 0.01, LEAST - 1)
     assert recall("cpu") is None
+    remember("cpu", 0.01, 1)
+    assert recall("cpu") == pytest.approx(0.01)
+
+
+def test_one_long_campaign_weighs_no_more_than_its_share():
+    remember("cpu", 0.0100, 100 * MOST)
+    remember("cpu", 0.0115, 100 * MOST)
+    assert recall("cpu") == pytest.approx(0.0100**0.5 * 0.0115**0.5)
 
 
 @pytest.mark.parametrize("changed", [0.005, 0.020])
@@ -92,5 +101,26 @@ def test_a_campaign_on_a_slowed_machine_refers_to_the_remembered_speed(tmp_path)
             store.add(item, environment, Sample(0, number, 0.0, [1_110_000] * 3, [11_100] * 14))
         history = History(store, target)
     assert history.typical_ms == 0.010
-    assert history._measurement(item, 0.02).median == pytest.approx(1.11 ** (1 - EXPECTED[True]))
+    assert history._measurement(item, 0.02).median == pytest.approx(1.11 ** (1 - EXPECTED["network"]))
     assert history._measurement(item, 0.02).observed == pytest.approx(1.11)
+
+
+def test_what_primitives_and_networks_feel_is_learnt_from_the_store(tmp_path):
+    target, other = Target("board", "onnxruntime", "1.0"), Target("card", "torch", "2.0")
+    rng, felt = np.random.default_rng(0), {"primitive": 1.0, "network": 0.3}
+    with Store(tmp_path / "s") as store:
+        environment = store.environment({})
+        elsewhere = store.environment({"typical_ms": 0.0105})
+        names = [f"primitive {n}" for n in range(60)] + [f"network s {n}" for n in range(60)]
+        items = store.ask(store.target(target), 0, names)
+        for name in names:
+            for number, speed in enumerate(rng.uniform(0.9, 1.1, 12)):
+                took = round(1e6 * speed ** felt[name.split()[0]] * rng.normal(1, 0.002))
+                store.add(items[name], environment, Sample(0, number, 0.0, [took] * 3, [round(1e4 * speed)] * 14))
+        store.add(store.ask(store.target(other), 0, ["x"])["x"], elsewhere, Sample(0, 0, 0.0, [9] * 3, [9] * 14))
+        history = History(store, target)
+        assert history.typical_ms == pytest.approx(0.010, rel=0.01), "of this target's sessions, not of another's"
+        for name in names:
+            measured = history._measurement(items[name], 0.02)
+            assert measured.median == pytest.approx(1.0, rel=0.01) and measured.verdict == "steady"
+        assert history.felt == pytest.approx(felt, abs=0.05)

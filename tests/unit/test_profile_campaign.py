@@ -90,7 +90,7 @@ def test_rounds_are_interleaved(tmp_path):
 def test_the_circumstances_are_recorded(tmp_path):
     campaign(tmp_path / "s", "ok 1")
     with Store(tmp_path / "s") as store:
-        first, *_ = store.environments()
+        first, *_ = store.environments(store.target(TARGET))
     assert first["settings"]["threads"] == 1 and "hwnas" in first["versions"]
     assert len(first["pinned_to"]) == 1 or sys.platform != "linux"
 

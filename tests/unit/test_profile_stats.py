@@ -1,4 +1,4 @@
-"""The statistics: medians with intervals, the reference speed, drift correction."""
+"""The statistics: medians with intervals, the typical speed, drift correction."""
 
 import math
 
@@ -14,7 +14,7 @@ from hwnas.profile.stats import MIN_BLOCKS, measure, median_interval, median_ran
 from hwnas.profile.timer import Pace, take_block, warm_up
 
 times = st.floats(0.01, 100, allow_nan=False)
-FULL = Reference(1.0)
+FULL = Reference(1.0, 1.0)
 
 
 def block(median_ms: float, before: float = 1.0, after: float = 1.0, session: int = 0, spent_s: float = 0.01) -> Block:
@@ -114,6 +114,16 @@ def test_with_enough_sessions_the_interval_is_between_them():
     assert covered(MIN_BLOCKS) > 0.93
 
 
+def test_a_session_without_a_settled_block_still_counts():
+    sessions = [[block(level, session=s) for _ in range(5)] for s, level in enumerate((1.0, 1.01, 0.99, 1.02, 0.98))]
+    unsettled = [block(1.05, 1.0, 1.1, session=5) for _ in range(5)]
+    found = measure([b for one in sessions for b in one] + unsettled, FULL, 0.02)
+    assert (found.low, found.high) == pytest.approx((0.98, 1.02)) and found.blocks == 30
+    held = [Block(5, 10, 9.0, 0.01, 1.0, 1.0, "hot") for _ in range(5)]
+    found = measure([b for one in sessions for b in one] + held, FULL, 0.02)
+    assert found.verdict == "noisy" and "5 sessions are too few" in found.reason
+
+
 def test_blocks_across_a_change_of_speed_are_left_out():
     settled = [block(1.11, 1.11, 1.11) for _ in range(6)]
     changing = [block(1.0, 1.0, 1.11) for _ in range(6)]
@@ -124,7 +134,8 @@ def test_blocks_across_a_change_of_speed_are_left_out():
 
 
 def test_without_a_sentinel_nothing_is_corrected():
-    found = measure([block(v, math.nan, math.nan) for v in (1, 1, 2, 2, 3, 3)], Reference(math.nan), 0.02)
+    assert math.isnan(Block.of(0, [5, 5], [0] * 14).before)
+    found = measure([block(v, math.nan, math.nan) for v in (1, 1, 2, 2, 3, 3)], Reference(math.nan, 1.0), 0.02)
     assert (found.median, found.low, found.high, found.verdict) == (2, 1, 3, "noisy")
 
 
@@ -191,6 +202,24 @@ def test_the_time_limit_leaves_enough_blocks_for_an_interval():
         blocks.append(block(1.0, session=session, spent_s=10.0))
     assert len(blocks) == MIN_BLOCKS
     assert measure(blocks, FULL, effort.goal).verdict == "steady"
+
+
+@pytest.mark.parametrize("spent_s", [0.01, 0.04, 0.1, 0.4, 3.0])
+def test_a_slow_subject_is_measured_in_as_many_sessions(spent_s):
+    effort, blocks = Effort(sessions=MIN_BLOCKS), []
+    while (session := next_session(blocks, effort)) is not None:
+        blocks.append(block(1.0, session=session, spent_s=spent_s))
+    assert sorted({b.session for b in blocks}) == list(range(MIN_BLOCKS))
+    assert sum(b.spent_s for b in blocks) <= max(effort.time_limit_s, MIN_BLOCKS * spent_s) + 1e-6
+
+
+def test_more_sessions_follow_where_the_interval_is_between_them():
+    effort, blocks, rng = Effort(sessions=MIN_BLOCKS), [], np.random.default_rng(3)
+    levels = rng.normal(1, 0.02, 99)
+    while (session := next_session(blocks, effort)) is not None:
+        blocks.append(block(float(levels[session]), session=session))
+    taken = [sum(b.session == session for b in blocks) for session in range(blocks[-1].session + 1)]
+    assert len(taken) > MIN_BLOCKS and set(taken) == {effort.batch_blocks}
 
 
 def test_blocks_at_a_changing_speed_need_more_of_them():

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ def test_samples_come_back_as_they_were(store):
     assert store.samples(items["a"]) == kept
     assert store.samples(items["b"]) == []
     assert [block.median_ms for *_, block in store.blocks(1)] == pytest.approx([3e-6] * 3)
-    assert store.environments() == [{"host": "here"}]
+    other = store.ask(store.target(replace(TARGET, device="another")), 0, ["a"])["a"]
+    store.add(other, store.environment({"host": "there"}), sample())
+    assert store.environments(1) == [{"host": "here"}] and store.environments(2) == [{"host": "there"}]
 
 
 def test_blocks_are_read_once(store):

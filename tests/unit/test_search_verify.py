@@ -153,13 +153,29 @@ def test_two_campaigns_are_joined_into_what_both_say() -> None:
     one = Certificate(made, "passed", 1.9, 1.88, 1.95, 100, "steady")
     two = Certificate(made, "failed", 2.06, 2.0, 2.1, 50, "noisy", 1e-6, "the interval is wide")
     both = one.joined(two)
-    assert (both.status, both.n, both.verdict, both.reason) == ("passed", 150, "noisy", "the interval is wide")
+    assert (both.status, both.n, both.verdict) == ("passed", 150, "noisy") and "within 5.6 %" in both.reason
     assert (both.low, both.measured, both.high) == pytest.approx((1.88, 1.98, 2.1))
     assert not both.surely and both.difference == 1e-6
-    broken = Certificate(made, "failed", verdict="failed", reason="the worker died")
-    assert one.joined(broken) == broken
-    exact = Certificate(made, "passed", 1.0, 1.0, 1.0, 1, "exact")
-    assert exact.joined(exact) == exact
+    near = one.joined(replace(one, measured=1.91, low=1.9, high=1.94))
+    assert (near.verdict, near.reason) == ("steady", "")
+
+
+@pytest.mark.parametrize("verdict", ["failed", "exact", "computed"])
+def test_what_another_campaign_cannot_change_stays(verdict: str) -> None:
+    passed = Certificate(claim(archs(1)[0], 2.0), "passed", 1.9, 1.88, 1.95, 100, "steady")
+    broken = Certificate(passed.claim, "failed", verdict="failed", reason="the worker died")
+    kept = broken if verdict == "failed" else replace(passed, verdict=verdict)
+    assert kept.joined(passed) == passed.joined(kept) == kept
+
+
+def test_nothing_is_asked_twice_that_cannot_change(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = certify
+    monkeypatch.setattr("hwnas.search.certified.certify", lambda claims, **how: asked.append(1) or real(claims, **how))
+    phone = Target("phone", "tflite", origin="imported")
+    search(SPEC, ACCURACY, {"latency_ms": cost(phone)}, max={"latency_ms": 1.5}, evaluations=500)
+    search(SPEC, ACCURACY, "macs_m", max={"macs_m": 20}, evaluations=500)
+    assert len(asked) == 2 and not device.campaigns
 
 
 @pytest.mark.parametrize("upper", [True, False])

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from hwnas.core.registry import Registry
 from hwnas.profile import nvidia
 from hwnas.profile.subject import Subject
-from hwnas.profile.timer import Stopwatch, clocked, matrix_sentinel
+from hwnas.profile.timer import Stopwatch, clocked, matrix_sentinel, no_sentinel
 
 TRIALS = 32
 """Schedules to try for a kernel that no record is known of, where a tuned target is measured again."""
@@ -153,8 +153,8 @@ class Backend(ABC):
         return None
 
     def sentinel(self) -> Stopwatch:
-        """A fixed piece of work on the same device, whose time tells how fast the machine runs now."""
-        return matrix_sentinel()
+        """A fixed piece of work on the same device, whose time tells how fast it runs now; 0 where there is none."""
+        return matrix_sentinel() if self.settings.device == "cpu" else no_sentinel
 
 
 backends: Registry[type[Backend]] = Registry(

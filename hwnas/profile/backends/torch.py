@@ -120,6 +120,10 @@ class Torch(Backend):
             return True
         return False
 
+    @classmethod
+    def here(cls, settings: Settings) -> bool:
+        return settings.device == "cpu"
+
     def sentinel(self) -> Stopwatch:
         return matrix_product(self.driver) if self.driver else super().sentinel()
 
