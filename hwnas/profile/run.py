@@ -310,8 +310,8 @@ def measure_onnx(models: Mapping[str, bytes | str | Path], *, runtime: str = "on
                  seed: int = 0, metric: str = METRIC) -> dict[str, Measurement]:
     """Measure ONNX models, given by name as bytes or files, interleaved in one campaign, as `profile` measures.
 
-    With the `store` of a run, their medians refer to the same speed of the machine as that run's; what it already holds of
-    the same models is measured anew, so that the result is independent. Raises what `profile` raises.
+    With the `store` of a run, their medians refer to the same speed of the machine as that run's; what it already holds
+    of the same models is measured anew, so that the result is independent. Raises what `profile` raises.
     """
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
         subjects = {}

@@ -11,8 +11,8 @@ experiment on any machine):
 - A *sentinel*, a matrix product of 96 x 96 that takes 9 us, run right before and right after each block tells the two
   speeds apart (8.8 against 9.8 us). Once a round is too seldom: in 16 % of 20 ms blocks the speed changed inside.
 - Most blocks slow down nearly as much as the sentinel does, some (small maps, many weights) by less than half of it,
-  whole networks by six tenths. So sample blocks between two sentinels that agree are corrected by what blocks of their kind
-  feel (see `drift`). Fitting each subject's own slope made it worse (1.8 against 1.0 % between two campaigns that ran
+  whole networks by six tenths. So sample blocks between two sentinels that agree are corrected by what subjects of
+  their kind feel (see `drift`). Fitting each subject's own slope made it worse (1.8 against 1.0 % between two campaigns that ran
   nine tenths of the time at the slow speed); one for all primitives and one for all networks made it better.
 - The speed that latencies refer to has to be the same in two campaigns, hence remembered between them (`calibration`):
   a campaign that was slowed down throughout was 12 % off another. Once with the same speed, two campaigns under a load
