@@ -12,8 +12,8 @@ experiment on any machine):
   speeds apart (8.8 against 9.8 us). Once a round is too seldom: in 16 % of 20 ms blocks the speed changed inside.
 - Most blocks slow down nearly as much as the sentinel does, some (small maps, many weights) by less than half of it,
   whole networks by six tenths. So sample blocks between two sentinels that agree are corrected by what subjects of
-  their kind feel (see `drift`). Fitting each subject's own slope made it worse (1.8 against 1.0 % between two campaigns that ran
-  nine tenths of the time at the slow speed); one for all primitives and one for all networks made it better.
+  their kind feel (see `drift`). Fitting each subject's own slope made it worse (1.8 against 1.0 % between two campaigns
+  that ran nine tenths of the time at the slow speed); one for all primitives and one for all networks made it better.
 - The speed that latencies refer to has to be the same in two campaigns, hence remembered between them (`calibration`):
   a campaign that was slowed down throughout was 12 % off another. Once with the same speed, two campaigns under a load
   of five processes on the two cores differed by 0.6 % in the median and 2.6 % at the 90th percentile; uncorrected, by
