@@ -269,6 +269,7 @@ class _Campaign:
                     self.store.renew()
                     self.history.refresh()
                     self.update_progress(sessions)
+            self.history.learn()
 
     def measure_energy(self, worker: WorkerProcess, sessions: dict[int, int], alone: bool) -> None:
         """This session's share of the windows of energy, round after round; raises `WorkerDied`."""

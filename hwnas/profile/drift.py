@@ -63,8 +63,9 @@ class Drift:
     """The machine's speed in each of some blocks.
 
     Attributes:
-        factor: how much slower than at the reference the subject ran, as the sentinel beside it tells, shape (blocks,).
-        settled: where it ran alike before and after, shape (blocks,).
+        factor: how much slower than at the reference the subject ran, as the sentinel beside it tells, shape (blocks,);
+            1 where it tells nothing.
+        settled: where it ran alike before and after, or nothing tells, shape (blocks,).
     """
 
     factor: NDArray[np.float64]
@@ -72,10 +73,10 @@ class Drift:
 
     @classmethod
     def of(cls, blocks: Sequence[Block], reference: Reference) -> Drift:
-        before, after = _sentinels(blocks).T / reference.sentinel_ms
-        unknown = ~np.isfinite(before * after)
-        before, after = np.where(unknown, 1.0, before), np.where(unknown, 1.0, after)
-        return cls(((before + after) / 2) ** reference.response, np.abs(after / before - 1) <= CALM)
+        before, after = _sentinels(blocks).T
+        speed = (before + after) / 2 / reference.sentinel_ms
+        settled = np.isnan(before * after) | (np.abs(after / before - 1) <= CALM)
+        return cls(np.where(np.isfinite(speed), speed, 1.0) ** reference.response, settled)
 
 
 def response(subjects: Iterable[Sequence[Block]], expected: float) -> float:

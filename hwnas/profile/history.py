@@ -93,7 +93,7 @@ def _batch(block_s: float, limit_s: float, effort: Effort) -> int:
 class History:
     """What is stored about one target, by item; `refresh` reads what this and other processes have added.
 
-    What is worked out of all items together, by `learn`, stays the same while a sweep is under way.
+    What is worked out of all items together, by `learn`, stays the same while the blocks that are due are taken.
     """
 
     def __init__(self, store: Store, target: Target) -> None:

@@ -127,8 +127,8 @@ def test_a_session_without_a_settled_block_still_counts():
 def test_blocks_across_a_change_of_speed_are_left_out():
     settled = [block(1.11, 1.11, 1.11) for _ in range(6)]
     changing = [block(1.0, 1.0, 1.11) for _ in range(6)]
-    drift = Drift.of(settled + changing, FULL)
-    assert drift.settled.tolist() == [True] * 6 + [False] * 6
+    for reference in (FULL, Reference(math.nan, 1.0)):
+        assert Drift.of(settled + changing, reference).settled.tolist() == [True] * 6 + [False] * 6
     assert measure(settled + changing, FULL, 0.02).median == pytest.approx(1.0)
     assert measure(settled + changing, FULL, 0.02).blocks == 6
 
