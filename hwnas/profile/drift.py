@@ -1,11 +1,11 @@
 """Drift: how fast the machine ran beside a sample block, and what that does to the latency of what was measured.
 
 A *sentinel* (see `timer`) says how much slower or faster than usual the machine ran. Subjects feel a part of that:
-latency ~ slow-down ** response. In 25 stores of a two-core Xeon virtual machine, slowed down by up to 25 % by its
-neighbours, the response of single primitives was 0.74 to 0.89, that of whole networks, whose weights come from farther
-away, 0.48 to 0.74. In 20 stores with networks that were measured in several campaigns the results differed by 1.7 %
-where nothing was corrected (the median of the stores' medians), by 1.5 % where divided by the whole slow-down, and by
-0.9 % where by its power.
+latency ~ slow-down ** response. In 24 stores of a two-core Xeon virtual machine, slowed down by up to 25 % by its
+neighbours, the response of whole networks, whose weights come from farther away, was 0.48 to 0.74, that of single
+primitives 0.75 to 0.89 (down to 0.59 with TVM on two threads). In 20 stores with networks that were measured in several
+campaigns the results differed by 1.7 % where nothing was corrected (the median of the stores' medians), by 1.5 % where
+divided by the whole slow-down, and by 0.9 % where by its power.
 
 What latencies are referred to is the *typical* speed, the median of the sentinels: it is what a user meets. The fastest
 seen, however rare, would say 3 to 16 % less than is observed, and differs more between stores (standard deviation of

@@ -65,10 +65,12 @@ def certified(
     it at once, not measured.
     """
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
-        return _certified(problem, solve, measured, _Finalists(store or Path(folder) / STORE, seed, use_up))
+        return _until_certified(problem, solve, measured, _Finalists(store or Path(folder) / STORE, seed, use_up))
 
 
-def _certified(problem: Problem, solve: Solve, measured: int, finalists: _Finalists) -> tuple[Result, Certificates]:
+def _until_certified(
+    problem: Problem, solve: Solve, measured: int, finalists: _Finalists
+) -> tuple[Result, Certificates]:
     (result, found), had_room = solve(problem), False
     while True:
         finalists.reconsider(found)

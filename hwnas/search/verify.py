@@ -110,7 +110,7 @@ class Certificate:
         assert self.interval and other.interval
         (low, median, high), (other_low, other_median, other_high) = self.interval, other.interval
         measured, low, high = (median + other_median) / 2, min(low, other_low), max(high, other_high)
-        wide = relative_half_width(measured, low, high) > local.EFFORT.goal
+        width, goal = relative_half_width(measured, low, high), local.EFFORT.goal
         return replace(
             other,
             status=_status(self.claim, measured),
@@ -118,8 +118,8 @@ class Certificate:
             low=low,
             high=high,
             n=self.n + other.n,
-            verdict="noisy" if wide else "steady",
-            reason=f"two campaigns lie within {100 * relative_half_width(measured, low, high):.1f} %" if wide else "",
+            verdict="steady" if width <= goal else "noisy",
+            reason="" if width <= goal else f"two campaigns lie within {width:.1%}, {goal:.0%} was asked for",
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def test_two_campaigns_are_joined_into_what_both_say() -> None:
     one = Certificate(made, "passed", 1.9, 1.88, 1.95, 100, "steady")
     two = Certificate(made, "failed", 2.06, 2.0, 2.1, 50, "noisy", 1e-6, "the interval is wide")
     both = one.joined(two)
-    assert (both.status, both.n, both.verdict) == ("passed", 150, "noisy") and "within 5.6 %" in both.reason
+    assert (both.status, both.n, both.verdict) == ("passed", 150, "noisy") and "within 5.6%" in both.reason
     assert (both.low, both.measured, both.high) == pytest.approx((1.88, 1.98, 2.1))
     assert not both.surely and both.difference == 1e-6
     near = one.joined(replace(one, measured=1.91, low=1.9, high=1.94))
