@@ -22,7 +22,7 @@ from hwnas.search.verify import Certificate, certify, claims_of, decisive
 
 MEASURED = 24
 A_ROUND = 4
-ROOM = 0.05
+ROOM = 0.03
 
 Certificates = list[Certificate]
 Solve = Callable[[Problem], tuple[Result, list[Candidate]]]
@@ -61,8 +61,8 @@ def certified(
     Each round measures the best finalists interleaved, and where one keeps its budgets, all of them once more (in the
     same company: beside others a network runs slower than alone). Where none keeps its budgets with the whole of its
     confidence interval, the costs are corrected by what was measured (see `corrected`) and the search goes on; also
-    once where the winner was thought to use a budget up, and leaves room in it. A target that is not this machine ends
-    it at once, not measured.
+    where the winner was thought to use a budget up, and leaves room in it: once, with `use_up` until one does not. A
+    target that is not this machine ends it at once, not measured.
     """
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
         return _until_certified(problem, solve, measured, _Finalists(store or Path(folder) / STORE, seed, use_up))
@@ -82,7 +82,8 @@ def _until_certified(
         certificates = finalists.known[winner.arch]
         result = _awarded(result, winner, finalists.known)
         kept, room = standing(certificates) == 0, any(map(leaves_room, certificates))
-        if not new or len(finalists.known) >= measured or (kept and (had_room or not room)):
+        enough = kept and (not room or (had_room and not finalists.use_up))
+        if enough or not new or len(finalists.known) >= measured:
             return result, certificates
         had_room |= kept
         why = "the winner leaves room in its budget" if kept else f"{len(new)} finalists break their budget, or nearly"
@@ -135,12 +136,13 @@ def standing(certificates: Certificates) -> int:
 
 
 def leaves_room(certificate: Certificate) -> bool:
-    """Whether a budget that the prediction uses up has more than `ROOM` of it left for sure, as measured."""
+    """Whether a budget that the prediction uses up has more than `ROOM` of it left, as measured."""
     claim = certificate.claim
-    if certificate.worst is None or certificate.verdict == "exact" or min(claim.budget, claim.predicted) <= 0:
+    if certificate.measured is None or certificate.verdict == "exact" or min(claim.budget, claim.predicted) <= 0:
         return False
     used, predicted = (
-        value / claim.budget if claim.upper else claim.budget / value for value in (certificate.worst, claim.predicted)
+        value / claim.budget if claim.upper else claim.budget / value
+        for value in (certificate.measured, claim.predicted)
     )
     return used < 1 - ROOM <= predicted
 

@@ -180,12 +180,12 @@ def test_nothing_is_asked_twice_that_cannot_change(device: Device, monkeypatch: 
 
 @pytest.mark.parametrize("upper", [True, False])
 @pytest.mark.parametrize(
-    ("predicted", "measured", "expected"), [(0.98, 0.9, True), (0.98, 0.97, False), (0.8, 0.7, False), (1.0, 0.5, True)]
+    ("predicted", "measured", "expected"), [(0.98, 0.9, True), (0.98, 0.98, False), (0.8, 0.7, False), (1.0, 0.5, True)]
 )
 def test_whether_a_winner_leaves_room(upper: bool, predicted: float, measured: float, expected: bool) -> None:
     first, second = (2 * value if upper else 2 / value for value in (predicted, measured))
     made = replace(claim(archs(1)[0], 2.0, "latency_ms" if upper else "throughput_ips", upper), predicted=first)
-    assert leaves_room(Certificate(made, "passed", second, second, second)) is expected
+    assert leaves_room(Certificate(made, "passed", second, 0.9 * second, 1.1 * second)) is expected
     assert not leaves_room(Certificate(made, "not_measured"))
     assert not leaves_room(Certificate(replace(made, budget=0.0), "passed", second, second, second))
 
@@ -207,6 +207,28 @@ def test_a_target_is_used_up_rather_than_left_for_a_better_guess(device: Device)
         certificates = certified(asked, banded_solve, use_up=use_up)[1]
         assert rounds == [1.0, pytest.approx(0.909)]
         assert (certificates[0].measured > 0.95 * 1.5) == use_up and certificates[0].status == "passed"
+
+
+@pytest.mark.parametrize(("use_up", "scales"), [(False, [1.0, 0.97]), (True, [1.0, 0.97, 0.94, 0.9])])
+def test_only_a_target_to_be_used_up_is_worth_several_corrections(
+    device: Device, monkeypatch: pytest.MonkeyPatch, use_up: bool, scales: list[float]
+) -> None:
+    said, rounds = iter([0.97, 0.94, 0.9]), []
+
+    def too_timid(source: Source, evidence: Evidence) -> Source:
+        return corrected(source, replace(evidence, worst=next(said) * evidence.predicted))
+
+    def banded_solve(problem: Problem) -> tuple[Result, list[Candidate]]:
+        rounds.append(problem.costs["latency_ms"].notes.get("scale", 1.0))
+        result, found = solve(problem, evaluations=4000)
+        return result, [c for c in found if c.costs["latency_ms"] > 0.975 * 1.5]
+
+    monkeypatch.setattr("hwnas.search.certified.corrected", too_timid)
+    device.factor = 0.9
+    asked = make_problem(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": 1.5})
+    certificates = certified(asked, banded_solve, use_up=use_up)[1]
+    assert rounds == pytest.approx(scales) and certificates[0].status == "passed"
+    assert (certificates[0].measured > 0.97 * 1.5) == use_up
 
 
 def test_a_budget_that_the_device_cannot_keep_fails_with_what_it_can(device: Device) -> None:
