@@ -78,7 +78,7 @@ def unmeasured(
 def _before_fitting(model: GaussianProcess, known: Population, pool: Population) -> tuple[Array, float]:
     """Covariance (m, m) of `pool` given that `known` were measured, and the noise, before any value is learnt from."""
     rows = np.concatenate([known, pool])
-    views = model._viewer.fit(rows, np.zeros(len(rows)))
+    views = model.viewer.fit(rows, np.zeros(len(rows)))
     covariance = np.mean(list(grams(model.kernels, views, views)), axis=0)
     for row in range(len(known)):
         _condition(covariance, row, PRIOR_NOISE)
@@ -90,9 +90,9 @@ def _relative_uncertainty(model: GaussianProcess, genotypes: Population) -> tupl
 
     For a cost both are relative to what is predicted, so that relative errors count.
     """
-    covariance, noise = model.covariance(genotypes)
+    predicted, covariance, noise = model.posterior(genotypes)
     if model.quantity.is_cost:
-        size = np.maximum(np.abs(model._predict(genotypes)), LEAST_SIZE)
+        size = np.maximum(np.abs(predicted), LEAST_SIZE)
         covariance = covariance / np.outer(size, size)
     return covariance, noise
 
@@ -149,7 +149,7 @@ def progress_of(data: Measurements, name: str, table: CostTable | None = None) -
     draws = []
     for _ in range(RESAMPLES):
         errors = rng.choice(rng.choice(standard, len(standard)), len(predicted)) * deviation
-        truth, expected = (model._backward(target * model._scale) for target in (predicted + errors, predicted))
+        truth, expected = (model.scaling.backward(target) for target in (predicted + errors, predicted))
         draws.append(score(name, truth, expected))
     value, spread = float(np.mean(draws)), float(np.std(draws))
     worse = -ONE_SIDED_90 if name in HIGHER_IS_BETTER else ONE_SIDED_90
@@ -164,5 +164,5 @@ def _standardised_errors(model: GaussianProcess, data: Measurements) -> Array:
         test = fold == part
         fitted = model.clone().fit(data.population[~test], data.values[~test])
         predicted, deviation = fitted.predictive(data.population[test])
-        errors[test] = (fitted._forward(data.values[test]) / fitted._scale - predicted) / deviation
+        errors[test] = (fitted.scaling.forward(data.values[test]) - predicted) / deviation
     return errors

@@ -17,6 +17,7 @@ from hwnas.predict.base import Predictor, check_learnable, predictors
 from hwnas.predict.data import Measurements
 from hwnas.predict.intervals import Calibration, cross_fit, folds_of, left_to_learn
 from hwnas.predict.metrics import loss, score
+from hwnas.predict.scaling import Scaling
 from hwnas.predict.transfer import Transfer
 
 Options = dict[str, Any]
@@ -119,34 +120,33 @@ class _Blend:
     """Mixtures of candidates, averaged as they are learnt: a throughput as the time of an image.
 
     Attributes:
-        targets: (candidates, n) out-of-fold predictions, transformed by `forward`.
+        targets: (candidates, n) out-of-fold predictions, scaled.
         mixable: (candidates,) which of them can be averaged.
     """
 
     targets: Array
     values: Array
     score: str
-    forward: Predictor
+    scaling: Scaling
     mixable: NDArray[np.bool_]
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate], data: Measurements, score_name: str) -> _Blend:
-        forward = predictors.get("flops")(data.space, metric=data.metric)
-        forward.fit(data.population, data.values)
-        targets = np.stack([forward._forward(candidate.predicted) for candidate in candidates])
+        scaling = Scaling(data.quantity).fit(data.values)
+        targets = np.stack([scaling.forward(candidate.predicted) for candidate in candidates])
         mixable = np.array([predictors.get(c.kind).learns and c.kind != Transfer.name for c in candidates])
-        return cls(targets, data.values, score_name, forward, mixable)
+        return cls(targets, data.values, score_name, scaling, mixable)
 
     def predicted(self, weights: Array, rows: Rows = ALL) -> Array:
         """The mixture's out-of-fold predictions of some rows."""
-        return self.forward._backward(weights @ self.targets[:, rows])
+        return self.scaling.backward(weights @ self.targets[:, rows])
 
     def weights(self, rows: Rows = ALL) -> Array:
         """Those, (candidates,), with the least loss on `rows`; a single candidate unless a mixture is better."""
         targets, values = self.targets[:, rows], self.values[rows]
 
         def error(target: Array) -> float:
-            return loss(self.score, values, self.forward._backward(target))
+            return loss(self.score, values, self.scaling.backward(target))
 
         alone = np.array([error(target) for target in targets])
         counts = np.zeros(len(targets))

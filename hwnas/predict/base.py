@@ -21,6 +21,7 @@ from hwnas.core.registry import Registry
 from hwnas.core.table import CostTable
 from hwnas.core.units import LATENCY, THROUGHPUT, Quantity, quantity_of
 from hwnas.predict.intervals import Calibration, cross_fit
+from hwnas.predict.scaling import Scaling
 from hwnas.spaces import SearchSpace
 
 Arrays = dict[str, NDArray[Any]]
@@ -28,6 +29,8 @@ Arrays = dict[str, NDArray[Any]]
 FEWEST_ROWS = 2
 BY_CHANCE = 1e-3
 MS_PER_S = 1000.0
+OWN, COSTS, CALIBRATION = "model.", "costs", "calibration."
+"""Names of saved arrays: what a kind learnt, what the primitives cost, what the intervals rest on."""
 
 
 class Predictor(ABC):
@@ -36,8 +39,7 @@ class Predictor(ABC):
     Args:
         space: the search space.
         table: costs of its primitives; kinds with `needs_costs` cannot do without.
-        metric: the column that is predicted; its suffix gives the quantity. A throughput is fitted as its inverse,
-            the time an image takes, in which networks are additive.
+        metric: the column that is predicted; its suffix gives the quantity. What is learnt is `Scaling` of it.
         options: those of the kind; see `default_options`.
     """
 
@@ -53,6 +55,18 @@ class Predictor(ABC):
         if self.needs_costs and self.costs is None:
             raise InputError(f"predictor {self.name!r} needs a cost table; give --table, or choose another --model")
 
+    @classmethod
+    def opened(cls, space: SearchSpace, metric: str, options: Mapping[str, Any], costs: Array | None) -> Self:
+        """An unfitted predictor of this kind from the costs of `space.primitives()`, (P,), in place of their table."""
+        made = cls.__new__(cls)
+        made.space = space
+        made._open(metric, dict(options), costs)
+        return made
+
+    def clone(self) -> Self:
+        """An unfitted predictor with the same options and costs."""
+        return self.opened(self.space, self.metric, self.options, self.costs)
+
     def _open(self, metric: str, options: dict[str, Any], costs: Array | None) -> None:
         known = self.default_options()
         unknown = sorted(set(options) - set(known))
@@ -64,8 +78,8 @@ class Predictor(ABC):
         self.quantity: Quantity = quantity_of(metric)
         self.fixed = np.full(len(self.space.genes), -1, dtype=np.int16)
         self.calibration: Calibration | None = None
+        self.scaling = Scaling(self.quantity)
         self._training: tuple[Population, Array] | None = None
-        self._scale = 1.0
         self.configure(**self.options)
 
     @classmethod
@@ -81,11 +95,11 @@ class Predictor(ABC):
 
     @abstractmethod
     def _fit(self, genotypes: Population, target: Array) -> None:
-        """Fit canonical genotypes (n, genes) to the transformed target (n,), whose mean magnitude is about 1."""
+        """Fit canonical genotypes (n, genes) to the scaled target (n,), whose mean magnitude is about 1."""
 
     @abstractmethod
     def _predict(self, genotypes: Population) -> Array:
-        """The transformed target, shape (n,)."""
+        """The scaled target, shape (n,)."""
 
     @abstractmethod
     def _state(self) -> Arrays:
@@ -116,9 +130,9 @@ class Predictor(ABC):
         if self.learns:
             check_learnable(values, self.metric)
             self.fixed = held_constant(self.space, self._seen(population))
-            self._scale = float(np.abs(self._forward(values)).mean())
+            self.scaling = self.scaling.fit(values)
         self.configure(**self.options)
-        self._fit(population, self._forward(values) / self._scale)
+        self._fit(population, self.scaling.forward(values))
         self._training, self.calibration = (population, values), None
         return self
 
@@ -130,7 +144,7 @@ class Predictor(ABC):
         population = self.space.canonical(genotypes)
         if not extrapolate:
             self.check_domain(population)
-        return self._backward(self._predict(population) * self._scale)
+        return self.scaling.backward(self._predict(population))
 
     def interval(
         self, genotypes: ArrayLike, coverage: float = 0.9, *, extrapolate: bool = False
@@ -147,14 +161,13 @@ class Predictor(ABC):
         """Predictions, (n,), of each row by this kind fitted to the other folds; this one stays unfitted."""
         population, values = self.space.canonical(genotypes), check_values(y, self.quantity, self.metric)
         model = self.clone()
-        forward = model._forward(values)
         if model.learns:
             check_learnable(values, self.metric)
-            model._scale = float(np.abs(forward).mean())
-        return model._backward(model._cross_predict(population, forward / model._scale, fold) * model._scale)
+            model.scaling = model.scaling.fit(values)
+        return model.scaling.backward(model._cross_predict(population, model.scaling.forward(values), fold))
 
     def _cross_predict(self, genotypes: Population, target: Array, fold: NDArray[np.int64]) -> Array:
-        """`cross_predict` of the transformed target; a kind that can do better than one fit a fold overrides it."""
+        """`cross_predict` of the scaled target; a kind that can do better than one fit a fold overrides it."""
         left_out = np.empty(len(target))
         for part in np.unique(fold):
             test = fold == part
@@ -166,6 +179,11 @@ class Predictor(ABC):
             left_out[test] = self._predict(genotypes[test])
         return left_out
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether it knows measured networks to take an interval from."""
+        return self.calibration is not None or self._training is not None
+
     def calibrated(self) -> Calibration:
         """The calibration of the intervals; made at the first call, by refitting on parts of the training rows."""
         if self.calibration is None:
@@ -175,12 +193,23 @@ class Predictor(ABC):
             self.calibration = Calibration.of(values, cross_fit(self, population, values))
         return self.calibration
 
-    def clone(self) -> Self:
-        """An unfitted predictor with the same options and costs."""
-        other = type(self).__new__(type(self))
-        other.space = self.space
-        other._open(self.metric, self.options, self.costs)
-        return other
+    def to_arrays(self) -> Arrays:
+        """All that was learnt, as named arrays: the kind's own, the costs, and the intervals' calibration."""
+        arrays = {f"{OWN}{name}": array for name, array in self._state().items()}
+        if self.costs is not None:
+            arrays[COSTS] = self.costs
+        if self.has_intervals:
+            arrays |= {f"{CALIBRATION}{name}": array for name, array in self.calibrated().to_arrays().items()}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, space: SearchSpace, metric: str, options: Mapping[str, Any], arrays: Arrays) -> Self:
+        """The fitted predictor that gave `arrays` by `to_arrays`, but for its scaling and domain of validity."""
+        made = cls.opened(space, metric, options, arrays.get(COSTS))
+        made._restore(under(OWN, arrays))
+        if calibration := under(CALIBRATION, arrays):
+            made.calibration = Calibration.from_arrays(calibration)
+        return made
 
     def save(self, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
         """Write the fitted model to `folder`; see `hwnas.predict.store.save_predictor`."""
@@ -202,14 +231,6 @@ class Predictor(ABC):
                 "values, or ask for extrapolation (extrapolate)"
             )
 
-    def _forward(self, values: Array) -> Array:
-        return 1.0 / values if self.quantity == THROUGHPUT else values
-
-    def _backward(self, target: Array) -> Array:
-        if self.quantity == THROUGHPUT:
-            return 1.0 / np.maximum(target, self._scale * 1e-3)
-        return np.maximum(target, 0.0) if self.quantity.is_cost else target
-
     def block_sum(self, genotypes: Population) -> Array:
         """Sum of the table's costs over the blocks that run, shape (n,); raises `MissingCostError` for an unknown."""
         costs = self.costs
@@ -229,6 +250,11 @@ predictors: Registry[type[Predictor]] = Registry(
     tuple(f"hwnas.predict.{module}" for module in ("linear", "neural", "gp", "boosting", "residual", "transfer")),
     named=True,
 )
+
+
+def under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """The arrays whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def held_constant(space: SearchSpace, population: Population) -> Population:

@@ -18,7 +18,8 @@ from hwnas.predict.active import Progress, next_to_measure, progress_of, unmeasu
 from hwnas.predict.data import NETWORKS, Measurements
 from hwnas.predict.intervals import genotype_groups
 from hwnas.predict.metrics import HIGHER_IS_BETTER, SCORES
-from hwnas.predict.transfer import Transfer, expected_accuracy, pick_for_transfer, read_sources
+from hwnas.predict.sources import read_sources
+from hwnas.predict.transfer import Transfer, pick_for_transfer
 from hwnas.profile import AtRandom, Chooser, Request, Run
 from hwnas.profile.run import METRIC
 from hwnas.spaces import SearchSpace, get_space
@@ -146,7 +147,7 @@ class ForTransfer(Chooser):
         sources = read_sources(self.tables, space, METRIC, request.seed)
         say("asking each device of the tables what so many measurements would have told of it")
         model = Transfer(space, metric=METRIC).learn_sources(sources)
-        expected = expected_accuracy(model, sources, request.networks, request.seed)
+        expected = model.expected_accuracy(sources, request.networks, request.seed)
         return {"expected": {name: value if math.isfinite(value) else None for name, value in expected.items()}}
 
     def describe(self, outcome: dict[str, Any]) -> str:

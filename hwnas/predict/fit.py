@@ -27,8 +27,9 @@ from hwnas.predict.evaluation import (
     test_metrics,
 )
 from hwnas.predict.metrics import SCORES
+from hwnas.predict.sources import read_sources
 from hwnas.predict.store import check_vacant
-from hwnas.predict.transfer import CANDIDATES, Transfer, expected_accuracy, read_sources
+from hwnas.predict.transfer import CANDIDATES, Transfer
 from hwnas.spaces import SearchSpace, get_space
 
 AUTO = "auto"
@@ -139,7 +140,7 @@ def fit_predictor(
         report,
         noise=noise_floor(data),
         curve=learning_curve(choice.model, learnt, score, seed) if curve else None,
-        expected=expected_accuracy(transfer, sources, len(learnt), seed) if transfer else None,
+        expected=transfer.expected_accuracy(sources, len(learnt), seed) if transfer else None,
     )
     if out is not None:
         choice.model.save(out, _provenance(report, data, str(source), seed))

@@ -68,7 +68,7 @@ class GaussianProcess(Predictor):
         self.kernels = sorted(kernel for group in groups for kernel in KERNELS[group])
         self.loss, self.relative, self.seed = loss, relative and self.quantity.is_cost and not warp, seed
         self._reach = REACH if self.quantity.is_cost else np.inf
-        self._viewer, self._refits = Viewer(self.space, self.costs, effects), effects or warp
+        self.viewer, self._refits = Viewer(self.space, self.costs, effects), effects or warp
         self.warp = warp
         self._warp: Warp | None = None
 
@@ -81,7 +81,7 @@ class GaussianProcess(Predictor):
         if self.warp:
             self._warp = Warp.fit(target)
             target = self._warp.forward(target)
-        self._genotypes, self._views = genotypes, self._viewer.fit(genotypes, target)
+        self.genotypes, self._views = genotypes, self.viewer.fit(genotypes, target)
         self._centre = np.array([target.mean(), target.std() or 1.0])
         self._target = (target - self._centre[0]) / self._centre[1]
         self._magnitude = float(np.abs(target).mean())
@@ -168,7 +168,7 @@ class GaussianProcess(Predictor):
         return in_chunks(self._predict_part, genotypes)
 
     def _predict_part(self, genotypes: Population) -> Array:
-        views, result = self._viewer(genotypes), np.zeros((len(genotypes), *self._alpha.shape[1:]))
+        views, result = self.viewer(genotypes), np.zeros((len(genotypes), *self._alpha.shape[1:]))
         used, variances = self._used()
         rest = []
         for (view, shape), variance in zip(used, variances, strict=True):
@@ -181,22 +181,24 @@ class GaussianProcess(Predictor):
         result = result * self._centre[1] + self._centre[0]
         return np.asarray(self._warp.backward(result) if self._warp else result)
 
-    def covariance(self, genotypes: Population) -> tuple[Array, float]:
-        """Posterior covariance (n, n) and noise variance of the target, whose mean magnitude in training is 1."""
-        views = self._viewer(genotypes)
+    def posterior(self, genotypes: Population) -> tuple[Array, Array, float]:
+        """Mean (n,) and covariance (n, n) of the scaled target, and the variance of the noise of one measurement.
+
+        Only the model that was fitted knows the covariance; a saved one predicts alone.
+        """
+        views = self.viewer(genotypes)
         used, variances = self._used()
         cross, own = np.zeros((len(genotypes), len(self._alpha))), np.zeros((len(genotypes),) * 2)
         pairs = zip(variances, grams(used, views, self._views), grams(used, views, views), strict=True)
         for variance, to_rows, among in pairs:
             cross += variance * to_rows
             own += variance * among
-        posterior = own - cross @ cho_solve(self._factor, cross.T)
-        return np.asarray(posterior * self._centre[1] ** 2), float(self._variances[-1] * self._centre[1] ** 2)
+        left, unit = own - cross @ cho_solve(self._factor, cross.T), self._centre[1] ** 2
+        return self._predict(genotypes), np.asarray(left * unit), float(self._variances[-1] * unit)
 
     def predictive(self, genotypes: Population) -> tuple[Array, Array]:
-        """The target and the deviation of one measurement of it, (n,) each, in units of its mean in training."""
-        covariance, noise = self.covariance(genotypes)
-        predicted = self._predict(genotypes)
+        """The scaled target and the deviation of one measurement of it, (n,) each."""
+        predicted, covariance, noise = self.posterior(genotypes)
         return predicted, np.sqrt(np.maximum(np.diag(covariance), 0.0) + noise * self._noise_sizes(predicted))
 
     def _cross_predict(self, genotypes: Population, target: Array, fold: NDArray[np.int64]) -> Array:
@@ -219,13 +221,13 @@ class GaussianProcess(Predictor):
         learnt = {"variances": self._variances, "alpha": self._alpha, "centre": self._centre}
         if self._warp:
             learnt["warp"] = np.stack([self._warp.values, self._warp.normal])
-        return {"genotypes": self._genotypes, **learnt, **self._viewer.to_arrays()}
+        return {"genotypes": self.genotypes, **learnt, **self.viewer.to_arrays()}
 
     def _restore(self, state: Arrays) -> None:
         self._variances, self._alpha, self._centre = state["variances"], state["alpha"], state["centre"]
         if len(self._variances) != len(self.kernels) + 1:
             raise ValueError(f"{len(self._variances)} variances for {len(self.kernels)} kernels")
         self._warp = Warp(*state["warp"]) if self.warp else None
-        self._viewer.restore(state)
-        self._genotypes = state["genotypes"]
-        self._views = self._viewer(self._genotypes)
+        self.viewer.restore(state)
+        self.genotypes = state["genotypes"]
+        self._views = self.viewer(self.genotypes)

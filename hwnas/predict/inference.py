@@ -80,7 +80,7 @@ def predict(
     opened = open_model(model, space, metric)
     population = opened.space.parse_many(archs)
     value = opened.predict(population, extrapolate=extrapolate)
-    if opened.calibration is None and opened._training is None:
+    if not opened.has_intervals:
         unknown = np.full(len(value), np.nan)
         return Predictions(value, unknown, unknown)
     return Predictions(value, *opened.interval(population, 0.9, extrapolate=extrapolate))

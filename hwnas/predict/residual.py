@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InputError
-from hwnas.predict.base import Arrays, Predictor, predictors
+from hwnas.predict.base import Arrays, Predictor, predictors, under
 from hwnas.predict.intervals import FOLDS, folds_of, genotype_groups
 
 GENTLE = {"rounds": 200, "rate": 0.03, "leaves": 6, "power": 0.0}
@@ -22,15 +22,7 @@ def member(owner: Predictor, kind: str, options: Mapping[str, Any]) -> Predictor
     found = predictors.get(kind)
     if isinstance(owner, found) or not found.learns:
         raise InputError(f"predictor {owner.name!r} cannot be made of {kind!r}")
-    made = found.__new__(found)
-    made.space = owner.space
-    made._open(owner.metric, dict(options), owner.costs)
-    return made
-
-
-def under(prefix: str, arrays: Arrays) -> Arrays:
-    """The arrays whose names start with `prefix`, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return found.opened(owner.space, owner.metric, options, owner.costs)
 
 
 @predictors.register("residual")

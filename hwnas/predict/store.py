@@ -21,7 +21,7 @@ from hwnas.core.files import check_folder, read_json, write_bytes, write_json
 from hwnas.core.target import Target
 from hwnas.core.units import quantity_of
 from hwnas.predict.base import Predictor, predictors
-from hwnas.predict.intervals import Calibration
+from hwnas.predict.scaling import Scaling
 from hwnas.spaces import get_space
 
 SCHEMA = 1
@@ -44,12 +44,7 @@ def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str
     folder = Path(folder)
     check_vacant(folder)
 
-    arrays = {f"model.{name}": array for name, array in model._state().items()}
-    if model.costs is not None:
-        arrays["costs"] = model.costs
-    if model._training is not None or model.calibration is not None:
-        arrays |= {f"calibration.{name}": array for name, array in model.calibrated().to_arrays().items()}
-    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    content = save({name: np.ascontiguousarray(array) for name, array in model.to_arrays().items()})
     digest = hashlib.sha256(content).hexdigest()
     document: dict[str, Any] = {
         "kind": "predictor",
@@ -62,7 +57,7 @@ def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str
         "metric": model.metric,
         "quantity": model.quantity.name,
         "unit": model.quantity.unit,
-        "scale": model._scale,
+        "scale": model.scaling.size,
         "domain": {
             gene.name: gene.choices[value]
             for gene, value in zip(model.space.genes, model.fixed, strict=True)
@@ -94,19 +89,14 @@ def load_predictor(folder: str | Path) -> Predictor:
     document = read_document(folder)
     space = get_space(document["space"])
     kind = predictors.get(document["predictor"])
-    model = kind.__new__(kind)
-    model.space = space
     name = Path(str(document.get("arrays", FIRST_ARRAYS))).name
     arrays = _read_arrays(folder / name, document["arrays_sha256"])
     try:
-        model._open(document["metric"], document["options"], arrays.get("costs"))
-        model._scale = float(document["scale"])
+        model = kind.from_arrays(space, document["metric"], document["options"], arrays)
+        model.scaling = Scaling(model.quantity, float(document["scale"]))
         for index, gene in enumerate(space.genes):
             if gene.name in document["domain"]:
                 model.fixed[index] = gene.choices.index(document["domain"][gene.name])
-        model._restore(_under("model.", arrays))
-        if calibration := _under("calibration.", arrays):
-            model.calibration = Calibration.from_arrays(calibration)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise InputError(f"{folder}: a damaged predictor ({type(error).__name__}: {error}); fit it again") from error
     return model
@@ -155,7 +145,3 @@ def _read_arrays(path: Path, digest: str) -> dict[str, NDArray[Any]]:
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: not readable as safetensors ({error}); fit the predictor again") from error
     return arrays
-
-
-def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -9,9 +9,8 @@ playing the new one (leave-one-device-out, after HELP, NeurIPS 2021, and MultiPr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,27 +18,21 @@ from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 
 from hwnas.core.arrays import Array, Population
-from hwnas.core.columns import column_names, read_columns
-from hwnas.core.errors import InputError
 from hwnas.core.progress import progress
-from hwnas.core.units import THROUGHPUT, quantity_of
-from hwnas.predict.base import Arrays, Predictor, predictors
-from hwnas.predict.data import parse_archs
+from hwnas.predict.base import Arrays, Predictor, predictors, under
 from hwnas.predict.features import in_chunks
-from hwnas.predict.gp import LEAST, LEAST_SIZE, MOST, GaussianProcess
-from hwnas.predict.kernels import Kernel, Views, grams
+from hwnas.predict.gp import LEAST, LEAST_SIZE, MOST
+from hwnas.predict.kernels import Kernel, Viewer, Views, grams
 from hwnas.predict.likelihood import JITTER, factor, mixture, negative_likelihood, triangles
 from hwnas.predict.metrics import score
-from hwnas.predict.residual import under
+from hwnas.predict.sources import SourceCosts, SourceTable, read_sources
 from hwnas.spaces import SearchSpace
 
-SOURCE_ROWS = 1000
 PRACTICE_ROWS = 40
 PRACTICE_DEVICES = 12
 CANDIDATES = 2000
 JUDGED = 500
 PRIOR_SPREAD = 1.0
-FEWEST_VALUES = 0.5
 KERNELS: tuple[Kernel, ...] = (
     ("choices", "linear"),
     ("choices", "one"),
@@ -53,87 +46,25 @@ KERNELS: tuple[Kernel, ...] = (
 PRIOR = np.append(np.full(len(KERNELS), -3.0), -5.0)
 
 
-@dataclass(frozen=True)
-class SourceTable:
-    """Costs of networks on other devices: `population` (n, genes) and `costs` (n, devices), each of mean about 1."""
-
-    population: Population
-    costs: Array
-    devices: tuple[str, ...]
-
-
-def read_sources(paths: Sequence[str | Path], space: SearchSpace, metric: str, seed: int = 0) -> list[SourceTable]:
-    """Read tables of measured networks: every column of `metric`'s quantity is a device, but `metric` itself.
-
-    Raises `InputError` where a table has no such column.
-    """
-    quantity = quantity_of(metric)
-    tables = []
-    for name in paths:
-        path = Path(name)
-        columns = [c for c in column_names(path) if _is_quantity(c, quantity.name) and c != metric]
-        read = read_columns(path, ["arch", *columns], required=("arch",))
-        costs = np.array([[np.nan if v is None else v for v in read[c]] for c in columns], dtype=np.float64).T
-        if not columns:
-            raise InputError(f"{path} has no column of {quantity.name} but {metric} to transfer from")
-        full = np.isfinite(costs).mean(axis=0) >= FEWEST_VALUES
-        devices = tuple(c for c, keep in zip(columns, full, strict=True) if keep)
-        costs = 1 / costs[:, full] if quantity == THROUGHPUT else costs[:, full]
-        rows = np.flatnonzero(np.isfinite(costs).all(axis=1) & (costs > 0).all(axis=1))
-        if len(rows) < 2 or not devices:
-            raise InputError(f"{path} has too few rows with a value in every column of {quantity.name}")
-        rows = np.random.default_rng(seed).permutation(rows)[:SOURCE_ROWS]
-        keep = np.zeros(len(costs), dtype=bool)
-        keep[rows] = True
-        population = parse_archs(space, read["arch"], path, keep)
-        tables.append(SourceTable(population, costs[keep] / costs[keep].mean(axis=0), devices))
-    return tables
-
-
-def _is_quantity(column: str, name: str) -> bool:
-    try:
-        return quantity_of(column).name == name
-    except InputError:
-        return False
-
-
-class SourceCosts:
-    """Predicts the costs of a table's devices: one Gaussian process whose kernel all devices share."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        self.model = GaussianProcess(space, relative=False)
-
-    def fit(self, table: SourceTable) -> Self:
-        """Learn the kernel from the devices' mean cost, and each device's coefficients."""
-        typical = table.costs.mean(axis=1)
-        self.model._fit(table.population, typical)
-        centred = (table.costs - self.model._centre[0]) / self.model._centre[1]
-        noise = self.model._variances[-1] * self.model._noise
-        self.model._alpha = cho_solve(factor(self.model._covariance(), noise), centred)
-        return self
-
-    def __call__(self, genotypes: Population) -> Array:
-        """Costs (n, devices), each of mean about 1 over the space."""
-        return self.model._predict(genotypes)
-
-
 @predictors.register("transfer")
 class Transfer(Predictor):
     """Gaussian process on other devices' predicted costs and on the network itself; give it `learn_sources` first."""
 
+    def _open(self, metric: str, options: dict[str, Any], costs: Array | None) -> None:
+        self._sources: list[SourceCosts] = []
+        self._prior = PRIOR
+        super()._open(metric, options, costs)
+
     def configure(self, seed: int = 0) -> None:
         self.seed = seed
-        self._plain = GaussianProcess(self.space, relative=self.quantity.is_cost, kernels="offset+additive+totals")
-        if not hasattr(self, "_sources"):
-            self._sources: list[SourceCosts] = []
-            self._prior = PRIOR
+        self._viewer = Viewer(self.space, None)
 
     def learn_sources(self, tables: Sequence[SourceTable]) -> Self:
         """Learn what other devices take, and from them how to learn a new one."""
         self._sources = []
         with progress("learn what other devices take", len(tables) + 1) as task:
             for table in tables:
-                self._sources.append(SourceCosts(self.space).fit(table))
+                self._sources.append(SourceCosts(self.space).learn(table))
                 task.advance(note=", ".join(table.devices[:3]))
             self._prior = self._practise(tables)
             task.advance(note="how to learn a new one")
@@ -145,19 +76,19 @@ class Transfer(Predictor):
         return other
 
     def _seen(self, population: Population) -> Population:
-        return np.concatenate([population, *(source.model._genotypes for source in self._sources)])
+        return np.concatenate([population, *(source.genotypes for source in self._sources)])
 
     def _source_costs(self, genotypes: Population) -> Array:
         parts = [source(genotypes) for source in self._sources]
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(genotypes), 0))
 
     def _views(self, genotypes: Population) -> Views:
-        views = self._plain._viewer(genotypes)
+        views = self._viewer(genotypes)
         return {**views, **source_views(self._source_costs(genotypes), *self._scaling)}
 
     def _fit(self, genotypes: Population, target: Array) -> None:
         costs = self._source_costs(genotypes)
-        views = self._plain._viewer.fit(genotypes, target)
+        views = self._viewer.fit(genotypes, target)
         self._scaling = source_scaling(costs)
         self._rows, self._genotypes = {**views, **source_views(costs, *self._scaling)}, genotypes
         self._centre = np.array([target.mean(), target.std() or 1.0])
@@ -198,13 +129,13 @@ class Transfer(Predictor):
         parts = [source(genotypes) for source in self._sources]
         parts[table] = np.delete(parts[table], device, axis=1)
         costs = np.concatenate(parts, axis=1)
-        views = self._plain._viewer.fit(genotypes, np.zeros(len(genotypes)))
+        views = self._viewer.fit(genotypes, np.zeros(len(genotypes)))
         return {**views, **source_views(costs, *source_scaling(costs))}
 
     def choose_rows(self, candidates: Population, n: int) -> NDArray[np.int64]:
         """Which `n` of `candidates` (m, genes) to measure: greedily the one whose cost is least certain given those
         chosen, which maximises the determinant of their covariance (D-optimal)."""
-        views = self._plain._viewer.fit(candidates, np.zeros(len(candidates)))
+        views = self._viewer.fit(candidates, np.zeros(len(candidates)))
         costs = self._source_costs(candidates)
         views = {**views, **source_views(costs, *source_scaling(costs))}
         variances = np.exp(self._prior)
@@ -216,21 +147,48 @@ class Transfer(Predictor):
         candidates = self.space.distinct(self.space.sample(CANDIDATES, seed))
         return candidates[self.choose_rows(candidates, n)]
 
+    def expected_accuracy(self, tables: Sequence[SourceTable], rows: int, seed: int = 0) -> dict[str, float]:
+        """What to expect on a new device from `rows` measurements: mean MAPE (percent) and Spearman correlation over
+        the source devices, each learnt from `rows` of its own and all the other devices."""
+        rng = np.random.default_rng(seed)
+        order = [rng.permutation(len(table.devices))[:PRACTICE_DEVICES].tolist() for table in tables]
+        practised = [(number, device) for number, devices in enumerate(order) for device in devices]
+        found = []
+        with progress("practise on the other devices", len(practised)) as task:
+            for number, device in practised:
+                table = tables[number]
+                drawn = rng.permutation(len(table.costs))
+                learnt, judged = drawn[:rows], drawn[rows : rows + JUDGED]
+                if len(judged) >= 2:
+                    model = self._new_to(number, device)
+                    model._fit(table.population[learnt], table.costs[learnt, device])
+                    predicted, truth = model._predict(table.population[judged]), table.costs[judged, device]
+                    found.append([score("mape", truth, predicted), score("spearman", truth, predicted)])
+                task.advance(note=table.devices[device])
+        mape, spearman = np.mean(found, axis=0) if found else (float("nan"), float("nan"))
+        return {"mape": float(mape), "spearman": float(spearman)}
+
+    def _new_to(self, table: int, device: int) -> Self:
+        """This one unfitted, to which one of its source devices is a new one."""
+        other = self.clone()
+        other._sources = [s.without(device) if number == table else s for number, s in enumerate(self._sources)]
+        return other
+
     def _state(self) -> Arrays:
         names = ("genotypes", "variances", "alpha", "centre", "prior")
         arrays = {name: np.asarray(getattr(self, f"_{name}")) for name in names}
         for number, source in enumerate(self._sources):
-            arrays |= {f"source{number}.{name}": array for name, array in source.model._state().items()}
-        return {**arrays, "scaling": np.stack(self._scaling), **self._plain._viewer.to_arrays()}
+            arrays |= {f"source{number}.{name}": array for name, array in source._state().items()}
+        return {**arrays, "scaling": np.stack(self._scaling), **self._viewer.to_arrays()}
 
     def _restore(self, state: Arrays) -> None:
         for name in ("genotypes", "variances", "alpha", "centre", "prior"):
             setattr(self, f"_{name}", state[name])
         self._scaling = (state["scaling"][0], state["scaling"][1])
-        self._plain._viewer.restore(state)
+        self._viewer.restore(state)
         while part := under(f"source{len(self._sources)}.", state):
             source = SourceCosts(self.space)
-            source.model._restore(part)
+            source._restore(part)
             self._sources.append(source)
         self._rows = self._views(self._genotypes)
 
@@ -286,34 +244,3 @@ def _maximise(tasks: Sequence[tuple[Array, Array, Array]], prior: Array, spread:
     bounds = [(LEAST, MOST)] * len(prior)
     found = minimize(objective, np.clip(prior, LEAST, MOST), jac=True, method="L-BFGS-B", bounds=bounds)
     return np.asarray(np.exp(found.x))
-
-
-def expected_accuracy(model: Transfer, tables: Sequence[SourceTable], rows: int, seed: int = 0) -> dict[str, float]:
-    """What to expect on a new device from `rows` measurements: mean MAPE (percent) and Spearman correlation over the
-    source devices, each learnt from `rows` of its own and all the other devices."""
-    rng = np.random.default_rng(seed)
-    practised = [(n, int(d)) for n, t in enumerate(tables) for d in rng.permutation(len(t.devices))[:PRACTICE_DEVICES]]
-    found = []
-    with progress("practise on the other devices", len(practised)) as task:
-        for number, device in practised:
-            table = tables[number]
-            order = rng.permutation(len(table.costs))
-            learnt, judged = order[:rows], order[rows : rows + JUDGED]
-            if len(judged) >= 2:
-                practice = model.clone()
-                practice._sources = list(model._sources)
-                practice._sources[number] = _without(model._sources[number], device)
-                practice._fit(table.population[learnt], table.costs[learnt, device])
-                predicted, truth = practice._predict(table.population[judged]), table.costs[judged, device]
-                found.append([score("mape", truth, predicted), score("spearman", truth, predicted)])
-            task.advance(note=table.devices[device])
-    mape, spearman = np.mean(found, axis=0) if found else (float("nan"), float("nan"))
-    return {"mape": float(mape), "spearman": float(spearman)}
-
-
-def _without(source: SourceCosts, device: int) -> SourceCosts:
-    other = SourceCosts.__new__(SourceCosts)
-    other.model = GaussianProcess.__new__(GaussianProcess)
-    other.model.__dict__.update(source.model.__dict__)
-    other.model._alpha = np.delete(source.model._alpha, device, axis=1)
-    return other

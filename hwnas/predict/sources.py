@@ -1,0 +1,92 @@
+"""Other devices' tables of measured networks, and what these devices would take for any network of the space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from scipy.linalg import cho_solve
+
+from hwnas.core.arrays import Array, Population
+from hwnas.core.columns import column_names, read_columns
+from hwnas.core.errors import InputError
+from hwnas.core.units import THROUGHPUT, quantity_of
+from hwnas.predict.data import parse_archs
+from hwnas.predict.gp import GaussianProcess
+from hwnas.predict.likelihood import factor
+from hwnas.spaces import SearchSpace
+
+SOURCE_ROWS = 1000
+FEWEST_VALUES = 0.5
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """Costs of networks on other devices: `population` (n, genes) and `costs` (n, devices), each of mean about 1."""
+
+    population: Population
+    costs: Array
+    devices: tuple[str, ...]
+
+
+def read_sources(paths: Sequence[str | Path], space: SearchSpace, metric: str, seed: int = 0) -> list[SourceTable]:
+    """Read tables of measured networks: every column of `metric`'s quantity is a device, but `metric` itself.
+
+    Raises `InputError` where a table has no such column.
+    """
+    quantity = quantity_of(metric)
+    tables = []
+    for name in paths:
+        path = Path(name)
+        columns = [c for c in column_names(path) if _is_quantity(c, quantity.name) and c != metric]
+        read = read_columns(path, ["arch", *columns], required=("arch",))
+        costs = np.array([[np.nan if v is None else v for v in read[c]] for c in columns], dtype=np.float64).T
+        if not columns:
+            raise InputError(f"{path} has no column of {quantity.name} but {metric} to transfer from")
+        full = np.isfinite(costs).mean(axis=0) >= FEWEST_VALUES
+        devices = tuple(c for c, keep in zip(columns, full, strict=True) if keep)
+        costs = 1 / costs[:, full] if quantity == THROUGHPUT else costs[:, full]
+        rows = np.flatnonzero(np.isfinite(costs).all(axis=1) & (costs > 0).all(axis=1))
+        if len(rows) < 2 or not devices:
+            raise InputError(f"{path} has too few rows with a value in every column of {quantity.name}")
+        rows = np.random.default_rng(seed).permutation(rows)[:SOURCE_ROWS]
+        keep = np.zeros(len(costs), dtype=bool)
+        keep[rows] = True
+        population = parse_archs(space, read["arch"], path, keep)
+        tables.append(SourceTable(population, costs[keep] / costs[keep].mean(axis=0), devices))
+    return tables
+
+
+def _is_quantity(column: str, name: str) -> bool:
+    try:
+        return quantity_of(column).name == name
+    except InputError:
+        return False
+
+
+class SourceCosts(GaussianProcess):
+    """Predicts the costs of a table's devices: one Gaussian process whose kernel all devices share."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__(space, relative=False)
+
+    def learn(self, table: SourceTable) -> Self:
+        """Learn the kernel from the devices' mean cost, and each device's coefficients, (n, devices)."""
+        self._fit(table.population, table.costs.mean(axis=1))
+        centred = (table.costs - self._centre[0]) / self._centre[1]
+        self._alpha = cho_solve(factor(self._covariance(), self._variances[-1] * self._noise), centred)
+        return self
+
+    def __call__(self, genotypes: Population) -> Array:
+        """Costs (n, devices), each of mean about 1 over the space."""
+        return self._predict(genotypes)
+
+    def without(self, device: int) -> Self:
+        """The same, of all devices but one."""
+        other = copy(self)
+        other._alpha = np.delete(self._alpha, device, axis=1)
+        return other
