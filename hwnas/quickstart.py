@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.core.documents import SAMPLES_FILE
 from hwnas.core.files import write_json
 from hwnas.core.progress import say
 
@@ -122,7 +123,7 @@ def _search(out: Path, models: dict[str, Any], supernet: Path, seed: int) -> lis
     accuracy = supernet_source(str(supernet), space, SUB_NETWORKS, SUB_NETWORK_S)
     least, most = reachable(costs[METRIC], space)
     search(space, accuracy, costs, front=True, seed=seed, evaluations=EVALUATIONS, out=out / "searches" / "front")
-    store = out / "profile" / "samples.sqlite"
+    store = out / "profile" / SAMPLES_FILE
     winners = []
     for number, part in enumerate(BUDGETS, start=1):
         budget = float(np.round(least + part * (most - least), 4))

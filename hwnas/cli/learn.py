@@ -146,10 +146,11 @@ def predict_command(
 
 
 def _predict_onnx(table: Path, onnx: Path, metric: str | None, allow_unknown: bool, as_json: bool) -> None:
+    from hwnas.core.documents import PREDICTOR
     from hwnas.core.units import quantity_of
     from hwnas.predict import predict_onnx
 
-    if (table / "model.json").is_file():
+    if (table / PREDICTOR.file).is_file():
         raise InputError(f"{table} is a predictor of architectures; --onnx needs a cost table or a run folder")
     found = predict_onnx(table, onnx, metric=metric, allow_unknown=allow_unknown)
     report = found.to_json()

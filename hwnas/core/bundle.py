@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hwnas import __version__
+from hwnas.core.documents import BUNDLE
 from hwnas.core.errors import InputError, ParseError
 from hwnas.core.files import read_json, write_json
 
-MANIFEST = "hwnas_bundle.json"
-KIND = "hwnas_bundle"
-SCHEMA = 1
+MANIFEST = BUNDLE.file
 BEGUN = "emission.json"
 
 
@@ -49,14 +48,12 @@ def finish(
 ) -> BundleReport:
     """Write the manifest of a bundle whose models are all there; from now on it is a finished one."""
     manifest = {
-        "kind": KIND,
-        "schema": SCHEMA,
         "made_by": f"hwnas {__version__}",
         **identity,
         "left_out": left_out,
         "models": models,
     }
-    write_json(folder / MANIFEST, manifest)
+    BUNDLE.write(folder / MANIFEST, manifest)
     (folder / BEGUN).unlink(missing_ok=True)
     whole = sum("arch" in entry for entry in models.values())
     return BundleReport(folder, len(models) - whole, whole, left_out)
@@ -64,8 +61,8 @@ def finish(
 
 def read_models(path: Path) -> Mapping[str, dict[str, Any]]:
     """Model's name -> what it is (`primitive` or `arch`, and `md5`), from a manifest; raises `ParseError`."""
-    manifest = read_json(path, "bundle's manifest")
+    manifest = read_json(path, BUNDLE.what)
     models = manifest.get("models")
-    if manifest.get("kind") != KIND or not isinstance(models, dict):
+    if manifest.get("kind") != BUNDLE.kind or not isinstance(models, dict):
         raise ParseError(path, "not the manifest of a bundle that hwnas wrote")
     return models

@@ -14,12 +14,12 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.core.documents import COST_TABLE, TABLE_FILE
 from hwnas.core.errors import InputError, MissingCostError, ParseError
-from hwnas.core.files import data_folder, read_json, read_text, write_json, write_text
+from hwnas.core.files import data_folder, read_text, write_text
 from hwnas.core.target import Target
 from hwnas.core.units import quantity_of
 
-SCHEMA = 1
 Verdict = Literal["steady", "noisy", "failed", "imported", "simulated", "computed", "unmeasurable"]
 WITHOUT_VALUE = ("failed", "unmeasurable")
 _PARTS = ("low", "high", "n", "verdict")
@@ -132,9 +132,8 @@ class CostTable:
             for metric in self.metrics:
                 cells += _cells(row.get(metric))
             writer.writerow(cells)
-        manifest = {"schema": SCHEMA, "kind": "cost_table", "target": self.target.to_json(), **self.manifest}
         write_text(path, out.getvalue())
-        write_json(path.with_suffix(".json"), manifest)
+        COST_TABLE.write(path.with_suffix(".json"), {"target": self.target.to_json(), **self.manifest})
 
     @classmethod
     def load(cls, path: str | Path) -> CostTable:
@@ -149,14 +148,9 @@ class CostTable:
     @classmethod
     def _read(cls, path: Path) -> CostTable:
         text = read_text(path, "cost table")
-        manifest = read_json(path.with_suffix(".json"), "cost table manifest")
-        if manifest.get("kind") != "cost_table" or manifest.get("schema") != SCHEMA:
-            raise InputError(
-                f"{path.with_suffix('.json')}: not a cost table of schema {SCHEMA} "
-                f"(kind {manifest.get('kind')!r}, schema {manifest.get('schema')!r})"
-            )
+        manifest = COST_TABLE.read(path.with_suffix(".json"))
         target = Target.from_json(manifest.pop("target", {}), str(path.with_suffix(".json")))
-        manifest = {key: value for key, value in manifest.items() if key not in ("kind", "schema")}
+        manifest = {key: value for key, value in manifest.items() if key not in COST_TABLE.head()}
         return cls(target, _read_rows(path, text), manifest, str(path))
 
 
@@ -165,7 +159,7 @@ _MISSING = Cost(math.nan)
 
 def is_table(path: str | Path) -> bool:
     """Whether `path` names what `CostTable.load` reads: a CSV file, here or shipped, or the folder of a run."""
-    return Path(path).suffix == ".csv" or (Path(path) / "table.csv").is_file()
+    return Path(path).suffix == ".csv" or (Path(path) / TABLE_FILE).is_file()
 
 
 @contextmanager
@@ -194,7 +188,7 @@ def _found(path: Path) -> Iterator[Path]:
 def _csv_path(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
-        path = path / "table.csv"
+        path = path / TABLE_FILE
     if path.suffix != ".csv":
         raise InputError(f"{path}: a cost table is a .csv file with its .json manifest beside it")
     return path

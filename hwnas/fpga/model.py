@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hwnas import __version__
+from hwnas.core.documents import DPU_MODEL
 from hwnas.core.errors import InputError
-from hwnas.core.files import data_folder, read_json, write_json
+from hwnas.core.files import data_folder
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
 from hwnas.fpga.demand import TERMS, block_demand, column, network_demand
@@ -81,20 +82,16 @@ class DpuModel:
 
     def save(self, path: str | Path) -> None:
         values = {
-            "kind": "dpu_model",
-            "schema": SCHEMA,
             "coefficients": dict(self.coefficients),
             "energy": self.energy.__dict__ if self.energy else None,
             "provenance": dict(self.provenance),
         }
-        write_json(path, values)
+        DPU_MODEL.write(Path(path), values)
 
     @classmethod
     def load(cls, path: str | Path) -> DpuModel:
         """Read a model that `save` wrote; raises `InputError` where it is none."""
-        values = read_json(path, "DPU model")
-        if values.get("kind") != "dpu_model" or values.get("schema") != SCHEMA:
-            raise InputError(f"{path}: not a DPU model of schema {SCHEMA}")
+        values = DPU_MODEL.read(Path(path))
         coefficients = values.get("coefficients", {})
         if set(coefficients) != set(LATENCY_TERMS) or not all(_sound(value) for value in coefficients.values()):
             raise InputError(f"{path}: the coefficients are not one number of at least 0 for each latency term")

@@ -12,8 +12,9 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from hwnas import __version__
+from hwnas.core.documents import NETWORKS_FILE, SIMULATED_RUN, TABLE_FILE
 from hwnas.core.errors import InputError
-from hwnas.core.files import replacing, write_json
+from hwnas.core.files import replacing
 from hwnas.fpga.checker import sample_of
 from hwnas.fpga.demand import network_demand
 from hwnas.fpga.model import DpuModel, shipped_model, sim_target, simulated_table
@@ -21,7 +22,6 @@ from hwnas.fpga.targets import DpuTarget, get_target
 from hwnas.spaces import SearchSpace
 
 SIMULATED = "simulated"
-KIND = "simulated_run"
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ def simulate_run(
     table = simulated_table(space.primitives(), dpu, model)
     if not table.rows:
         raise InputError(f"the DPU {dpu.name} has no engine for any primitive of {space.spec}")
-    table.save(folder / "table.csv")
+    table.save(folder / TABLE_FILE)
     if networks:
         allowed = np.array([primitive.key in table.rows for primitive in space.primitives()])
         rows = _networks(space, dpu, model, allowed, networks, seed)
-        with replacing(folder / "networks.parquet") as temporary:
+        with replacing(folder / NETWORKS_FILE) as temporary:
             pyarrow.parquet.write_table(pyarrow.table(rows), temporary)
-    record = {"kind": KIND, "space": space.spec, "networks": networks, "seed": seed}
+    record = {"space": space.spec, "networks": networks, "seed": seed}
     about = {"target": sim_target(dpu).to_json(), "environment": {"hwnas": __version__}}
-    write_json(folder / "run.json", record | about)
+    SIMULATED_RUN.write(folder / SIMULATED_RUN.file, record | about)
     return SimulatedRun(folder, len(table.rows), networks, dict(table.manifest["left_out"]))
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from hwnas.core.arrays import Population
+from hwnas.core.documents import NETWORKS_FILE
 from hwnas.core.errors import InputError
 from hwnas.core.progress import say
 from hwnas.core.registry import Registry
 from hwnas.predict.active import Progress, next_to_measure, progress_of, unmeasured
-from hwnas.predict.data import NETWORKS, Measurements
+from hwnas.predict.data import Measurements
 from hwnas.predict.intervals import genotype_groups
 from hwnas.predict.metrics import HIGHER_IS_BETTER, SCORES
 from hwnas.predict.sources import read_sources
@@ -169,7 +170,7 @@ def progress_in(run: Run, space: SearchSpace, aim: Aim) -> Progress | None:
 def measured_in(run: Run, space: SearchSpace) -> tuple[Population, Measurements]:
     """The networks of `space` that `run` has tried (n, genes), and those of them that have a latency."""
     networks: dict[str, list[Any]] = {"space": [], "arch": [], METRIC: [], f"{METRIC}_verdict": []}
-    if (run.folder / NETWORKS).is_file():
+    if (run.folder / NETWORKS_FILE).is_file():
         networks = run.networks().to_pydict()
     rows = [i for i, spec in enumerate(networks["space"]) if spec == space.spec]
     tried = space.parse_many([networks["arch"][i] for i in rows])

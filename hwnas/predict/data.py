@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hwnas.core.arrays import Array, Population
 from hwnas.core.columns import numbers, read_columns
+from hwnas.core.documents import NETWORKS_FILE, RUN, TABLE_FILE
 from hwnas.core.errors import HwnasError, InputError
 from hwnas.core.files import read_json
 from hwnas.core.table import CostTable
@@ -20,7 +21,6 @@ from hwnas.predict.base import check_values
 from hwnas.predict.intervals import genotype_groups
 from hwnas.spaces import SearchSpace
 
-NETWORKS = "networks.parquet"
 GROUPING = "unique_index"
 
 
@@ -73,9 +73,9 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     """
     path = Path(source)
     quantity = quantity_of(metric)
-    run = path / NETWORKS if path.is_dir() else None
+    run = path / NETWORKS_FILE if path.is_dir() else None
     if run is not None and not run.is_file():
-        raise InputError(f"{path} is no run folder with measured networks ({NETWORKS} is missing)")
+        raise InputError(f"{path} is no run folder with measured networks ({NETWORKS_FILE} is missing)")
     wanted = ["arch", metric, f"{metric}_verdict", f"{metric}_repeat", "space", "index", GROUPING]
     columns = read_columns(run or path, wanted, required=("arch", metric))
     raw = numbers(columns[metric], metric, path)
@@ -92,8 +92,8 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
         keep = _measured_themselves(columns, raw, keep)
     values = _checked(raw, keep, quantity, metric, path)
     population = parse_archs(space, columns["arch"], path, keep)
-    target = read_json(path / "run.json").get("target") if run and (path / "run.json").is_file() else None
-    table = CostTable.load(path) if run and (path / "table.csv").is_file() else None
+    target = read_json(path / RUN.file).get("target") if run and (path / RUN.file).is_file() else None
+    table = CostTable.load(path) if run and (path / TABLE_FILE).is_file() else None
     again = numbers(columns[f"{metric}_repeat"], metric, path)[keep] if f"{metric}_repeat" in columns else None
     groups = _groups(population, np.array(columns[GROUPING])[keep] if GROUPING in columns else None)
     copies = valued - len(values)

@@ -11,6 +11,7 @@ import numpy as np
 
 from hwnas.core.arrays import Array
 from hwnas.core.columns import open_table
+from hwnas.core.documents import PREDICTOR
 from hwnas.core.errors import InputError, MissingCostError
 from hwnas.core.files import replacing
 from hwnas.core.table import CostTable, is_table
@@ -34,7 +35,7 @@ def open_model(
     if isinstance(model, Predictor):
         return model
     path = Path(model)
-    if (path / "model.json").is_file() or not is_table(path):
+    if (path / PREDICTOR.file).is_file() or not is_table(path):
         return load_predictor(path)
     table = CostTable.load(path)
     spaces = table.manifest.get("spaces", [])

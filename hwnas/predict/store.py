@@ -8,24 +8,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import hwnas
+from hwnas.core.documents import PREDICTOR, stamp
 from hwnas.core.errors import InputError
-from hwnas.core.files import check_folder, read_json, write_bytes, write_json
+from hwnas.core.files import check_folder, write_bytes
 from hwnas.core.target import Target
 from hwnas.core.units import quantity_of
 from hwnas.predict.base import Predictor, predictors
 from hwnas.predict.scaling import Scaling
 from hwnas.spaces import get_space
 
-SCHEMA = 1
-MODEL, ARRAYS = "model.json", "arrays*.safetensors"
+MODEL, ARRAYS = PREDICTOR.file, "arrays*.safetensors"
 FIRST_ARRAYS = "arrays.safetensors"
 """What the file was called before `model.json` named it."""
 FIELDS = ("space", "predictor", "options", "metric", "quantity", "unit", "scale", "domain", "arrays_sha256")
@@ -47,10 +45,7 @@ def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str
     content = save({name: np.ascontiguousarray(array) for name, array in model.to_arrays().items()})
     digest = hashlib.sha256(content).hexdigest()
     document: dict[str, Any] = {
-        "kind": "predictor",
-        "schema": SCHEMA,
-        "hwnas": hwnas.__version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **stamp(),
         "space": model.space.spec,
         "predictor": model.name,
         "options": model.options,
@@ -68,7 +63,7 @@ def save_predictor(model: Predictor, folder: str | Path, provenance: Mapping[str
         **(provenance or {}),
     }
     write_bytes(folder / document["arrays"], content)
-    write_json(folder / MODEL, document)
+    PREDICTOR.write(folder / MODEL, document)
     for path in folder.glob(ARRAYS):
         if path.name != document["arrays"]:
             path.unlink(missing_ok=True)
@@ -104,12 +99,7 @@ def load_predictor(folder: str | Path) -> Predictor:
 
 def read_document(folder: Path) -> dict[str, Any]:
     """`model.json`, checked to be a predictor of this schema with all fields."""
-    document = read_json(folder / MODEL, "saved predictor")
-    if document.get("kind") != "predictor" or document.get("schema") != SCHEMA:
-        raise InputError(
-            f"{folder / MODEL}: not a predictor of schema {SCHEMA} "
-            f"(kind {document.get('kind')!r}, schema {document.get('schema')!r})"
-        )
+    document = PREDICTOR.read(folder / MODEL)
     missing = [field for field in FIELDS if field not in document]
     if missing:
         raise InputError(f"{folder / MODEL}: a damaged predictor: {', '.join(missing)} missing; fit it again")

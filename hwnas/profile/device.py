@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import time
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 
 import hwnas
+from hwnas.core.documents import now
 from hwnas.core.errors import InputError, UnavailableError
 from hwnas.core.target import Environment, Target
 from hwnas.profile import nvidia
@@ -125,7 +125,7 @@ def environment(settings: Settings | None = None, cpus: list[int] | None = None)
         "clock_mhz": clock.current if clock else None,
         "load": [round(value, 2) for value in load],
         "versions": versions(),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "date": now(),
     }
     if settings is not None:
         record["settings"] = asdict(settings)

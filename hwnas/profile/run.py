@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import hwnas
 from hwnas.core.arrays import Population
+from hwnas.core.documents import NETWORKS_FILE, RUN, SAMPLES_FILE, TABLE_FILE, stamp
 from hwnas.core.errors import InputError
-from hwnas.core.files import read_json, write_json
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings
@@ -31,9 +29,7 @@ from hwnas.spaces import SearchSpace, get_space
 if TYPE_CHECKING:
     import pyarrow
 
-SCHEMA = 1
 METRIC = "latency_ms"
-STORE = "samples.sqlite"
 FIRST, REPEAT = 0, 1
 
 
@@ -127,10 +123,8 @@ class Run:
     @classmethod
     def load(cls, folder: str | Path) -> Run:
         """The run in `folder`; raises `InputError` where there is none, or one that cannot be read."""
-        path = Path(folder) / "run.json"
-        values = read_json(path, "profiling run")
-        if values.get("kind") != "profile_run" or values.get("schema") != SCHEMA:
-            raise InputError(f"{path}: not a profiling run of schema {SCHEMA}")
+        path = Path(folder) / RUN.file
+        values = RUN.read(path)
         try:
             requests = tuple(Request.from_json(request) for request in values["requests"])
             target, store, goal = values["target"], Path(folder, values["store"]), float(values["goal"])
@@ -151,13 +145,13 @@ class Run:
 
     def table(self) -> CostTable:
         """The costs of the primitives."""
-        return CostTable.load(self.folder / "table.csv")
+        return CostTable.load(self.folder)
 
     def networks(self) -> pyarrow.Table:
         """The measured networks: `space`, `arch`, and of each metric value, interval, n, verdict and `_repeat`."""
         from pyarrow import parquet
 
-        path = self.folder / "networks.parquet"
+        path = self.folder / NETWORKS_FILE
         if not path.is_file():
             raise InputError(f"{path}: this run holds no measured networks (yet); profile with --networks N")
         return parquet.read_table(path)
@@ -183,7 +177,7 @@ class Run:
         table = self.table()
         verdicts = [row[METRIC].verdict for row in table.rows.values()]
         primitives = len(verdicts)
-        measured = (self.folder / "networks.parquet").is_file()
+        measured = (self.folder / NETWORKS_FILE).is_file()
         networks = self.networks().column(f"{METRIC}_verdict").to_pylist() if measured else []
         noise = self.noise()
         return {
@@ -198,9 +192,8 @@ class Run:
     def save(self, settings: Settings) -> None:
         """Write `run.json`."""
         inside = self.store.resolve().is_relative_to(self.folder.resolve())
-        write_json(self.folder / "run.json", {
-            "kind": "profile_run", "schema": SCHEMA, "hwnas": hwnas.__version__,
-            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        RUN.write(self.folder / RUN.file, {
+            **stamp(),
             "target": self.target.to_json(), "goal": self.goal, "metrics": list(self.metrics),
             "store": str(self.store.resolve().relative_to(self.folder.resolve()) if inside else self.store.resolve()),
             "requests": [asdict(request) for request in self.requests],
@@ -300,7 +293,7 @@ def profile_batches(space: str | SearchSpace, out: str | Path, batches: Sequence
     chosen = [replace(settings or Settings(), batch=batch) for batch in batches]
     if len(chosen) == 1:
         return [profile(space, out, settings=chosen[0], store=store, **options)]
-    shared = store or Path(out) / STORE
+    shared = store or Path(out) / SAMPLES_FILE
     return [profile(space, Path(out) / f"batch_{each.batch}", settings=each, store=shared, **options)
             for each in chosen]
 
@@ -336,7 +329,7 @@ def measure_subjects(subjects: Mapping[str, Subject], *, runtime: str = "onnxrun
     target = local_target(runtime, settings)
     if metric in plan.unmeasurable:
         return dict.fromkeys(subjects, Measurement.failed(plan.unmeasurable[metric], "unmeasurable"))
-    with tempfile.TemporaryDirectory(prefix="hwnas-") as folder, Store(store or Path(folder) / STORE) as samples:
+    with tempfile.TemporaryDirectory(prefix="hwnas-") as folder, Store(store or Path(folder) / SAMPLES_FILE) as samples:
         series = samples.next_series(target, [subject.id for subject in subjects.values()])
         run_campaign(samples, target, settings, list(subjects.values()), series=series, effort=plan.effort, seed=seed,
                      title="models")
@@ -347,8 +340,8 @@ def measure_subjects(subjects: Mapping[str, Subject], *, runtime: str = "onnxrun
 
 def _open(folder: Path, target: Target, store: str | Path | None, goal: float) -> Run:
     """The run in `folder`, or a new one without requests."""
-    path = Path(store) if store else folder / STORE
-    if not (folder / "run.json").exists():
+    path = Path(store) if store else folder / SAMPLES_FILE
+    if not (folder / RUN.file).exists():
         return Run(folder, target, (), path, goal)
     before = Run.load(folder)
     before.target.require_same(target, f"the request for {folder}")
@@ -361,12 +354,11 @@ def _write(run: Run, store: Store, settings: Settings, unmeasurable: Mapping[str
     history = History(store, run.target)
     found = collect(history, primitives, run.metrics, FIRST, run.goal)
     unmeasurable = {**left_out(found, run.metrics), **unmeasurable}
-    manifest = {"hwnas": hwnas.__version__, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "spaces": list(dict.fromkeys(request.space for request in run.requests)),
+    manifest = {**stamp(), "spaces": list(dict.fromkeys(request.space for request in run.requests)),
                 "seeds": sorted({request.seed for request in run.requests}), "goal": run.goal,
                 "environment": environment(settings), **({"unmeasurable": unmeasurable} if unmeasurable else {})}
-    CostTable(run.target, cost_rows(found), manifest).save(run.folder / "table.csv")
+    CostTable(run.target, cost_rows(found), manifest).save(run.folder / TABLE_FILE)
     networks = list(dict.fromkeys(s for request in run.requests for s in request.sampled()))
     if networks:
         first, again = (collect(history, networks, run.metrics, series, run.goal) for series in (FIRST, REPEAT))
-        write_networks(run.folder / "networks.parquet", first, again)
+        write_networks(run.folder / NETWORKS_FILE, first, again)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import hwnas
+from hwnas.core.documents import PREDICTOR, RUN, SEARCH, SIMULATED_RUN, SUPERNET, TABLE_FILE
 from hwnas.core.errors import InputError
 from hwnas.core.files import read_json
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.core.units import quantity_of
-from hwnas.fpga.sim_run import KIND as SIMULATED_RUN
 from hwnas.predict.store import read_document
 from hwnas.profile.run import Run
 from hwnas.report import figures
@@ -23,7 +23,7 @@ from hwnas.search.result import Result
 
 Document = dict[str, Any]
 
-DOCUMENTS = {"run": "run.json", "model": "model.json", "search": "search.json", "supernet": "supernet.json"}
+FILES = {"run": RUN.file, "model": PREDICTOR.file, "search": SEARCH.file, "supernet": SUPERNET.file}
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -32,7 +32,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     Raises `InputError` where nothing in it can be reported.
     """
     folder = Path(folder)
-    found = {kind: _documents(folder, kind) for kind in DOCUMENTS}
+    found = {kind: _documents(folder, kind) for kind in FILES}
     try:
         sections = _sections(found)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -69,7 +69,7 @@ def _documents(folder: Path, kind: str) -> dict[Path, Document]:
     """Documents of a kind by the folder they stand in, in the order of their names; hidden folders are left out."""
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}")
-    found = (path for path in folder.rglob(DOCUMENTS[kind]) if not _hidden(path.relative_to(folder)))
+    found = (path for path in folder.rglob(FILES[kind]) if not _hidden(path.relative_to(folder)))
     return {path.parent: _read(kind, path) for path in sorted(found)}
 
 
@@ -84,7 +84,7 @@ def _read(kind: str, path: Path) -> Document:
     if kind == "model":
         return read_document(path.parent)
     document = read_json(path)
-    if kind == "run" and document.get("kind") != SIMULATED_RUN:
+    if kind == "run" and document.get("kind") != SIMULATED_RUN.kind:
         Run.load(path.parent)
     return document
 
@@ -173,9 +173,9 @@ def _supernets(supernets: Mapping[Path, Document]) -> Iterator[Section]:
 
 def _tables(runs: Mapping[Path, Document]) -> Iterator[Section]:
     for folder in runs:
-        if not (folder / "table.csv").is_file():
+        if not (folder / TABLE_FILE).is_file():
             continue
-        table = CostTable.load(folder / "table.csv")
+        table = CostTable.load(folder)
         for metric in table.metrics:
             verdicts = Counter(row[metric].verdict for row in table.rows.values() if metric in row)
             counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from hwnas.core.arrays import Array, Population
+from hwnas.core.documents import SAMPLES_FILE
 from hwnas.core.errors import InfeasibleBudgetError
 from hwnas.core.progress import say
-from hwnas.profile.run import STORE
 from hwnas.search.additive import Additive, Factor
 from hwnas.search.problem import Problem
 from hwnas.search.result import Candidate, Result
@@ -65,7 +65,8 @@ def certified(
     target that is not this machine ends it at once, not measured.
     """
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
-        return _until_certified(problem, solve, measured, _Finalists(store or Path(folder) / STORE, seed, use_up))
+        finalists = _Finalists(store or Path(folder) / SAMPLES_FILE, seed, use_up)
+        return _until_certified(problem, solve, measured, finalists)
 
 
 def _until_certified(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.core.arrays import Population
+from hwnas.core.documents import NETWORK, SUPERNET
 from hwnas.core.errors import ClaimFailedError, InputError
 from hwnas.core.files import read_json, write_bytes
 from hwnas.search.source import translation
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3
 SEED = 0
 OPEN_BATCH = 2
-NETWORK, SUPERNET = "network.json", "supernet.json"
 INPUT = (
     "upright RGB in [0, 1], what is transparent on white, channels first; each channel minus hwnas.mean, divided by "
     "hwnas.std; the shorter side resized to the input's (bicubic, or bilinear with a low-pass filter), the centre cut "
@@ -84,7 +84,7 @@ def _input_of(folder: str | Path | None) -> dict[str, str]:
     """What a network with the weights of `folder` expects and answers, as texts; nothing for untrained weights."""
     if folder is None:
         return {}
-    name = NETWORK if (Path(folder) / NETWORK).is_file() else SUPERNET
+    name = (NETWORK if (Path(folder) / NETWORK.file).is_file() else SUPERNET).file
     about = read_json(Path(folder) / name, "checkpoint").get("data_set") or {}
     kept = {key: json.dumps(about[key]) for key in ("mean", "std", "classes") if key in about}
     return {"input": INPUT, **kept} if kept else {}
@@ -108,7 +108,7 @@ def build_network(space: SearchSpace, row: Population, supernet: str | Path | No
         return space.build(row).eval()
     from hwnas.train import load_network, load_supernet
 
-    if (Path(supernet) / NETWORK).is_file():
+    if (Path(supernet) / NETWORK.file).is_file():
         trained = load_network(supernet, "cpu")
         if trained.topology != space.graph(row):
             raise InputError(f"{supernet} holds the weights of another network than {space.format(row)}")

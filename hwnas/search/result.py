@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import hwnas
+from hwnas.core.documents import SEARCH
 from hwnas.core.errors import InputError
-from hwnas.core.files import read_json, write_json
 from hwnas.search.problem import Problem, constraint_to_json
 
 SCHEMA = 1
-FILE = "search.json"
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """The document of `--json` and of `search.json`."""
         return {
-            "kind": "search",
-            "schema": SCHEMA,
+            **SEARCH.head(),
             "hwnas": hwnas.__version__,
             **self.problem,
             "algorithm": self.algorithm,
@@ -87,15 +85,13 @@ class Result:
 
         A super-network in that folder is named relative to it, so that the folder can be moved.
         """
-        write_json(Path(folder) / FILE, portable(self.to_json(), Path(folder).resolve()))
+        SEARCH.write(Path(folder) / SEARCH.file, portable(self.to_json(), Path(folder).resolve()))
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
         """Read a run folder; raises `InputError` where it holds no search, or a damaged one."""
-        path = Path(folder) / FILE
-        values = read_json(path, "search")
-        if values.get("kind") != "search" or values.get("schema") != SCHEMA:
-            raise InputError(f"{path}: not a search of schema {SCHEMA} (kind {values.get('kind')!r})")
+        path = Path(folder) / SEARCH.file
+        values = SEARCH.read(path)
         try:
             return cls(
                 _problem_from_json(values, Path(folder)),

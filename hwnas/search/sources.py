@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwnas.core.documents import PREDICTOR, SUPERNET
 from hwnas.core.errors import InputError
 from hwnas.core.registry import Registry
 from hwnas.core.table import CostTable, is_table
@@ -22,7 +23,6 @@ from hwnas.spaces import SearchSpace
 
 Factory = Callable[[str, SearchSpace], list[Source]]
 sources: Registry[Factory] = Registry("source")
-MODEL, SUPERNET = "model.json", "supernet.json"
 COUNTS: dict[str, tuple[Quantity, str]] = {"macs_m": (MACS, "macs"), "params_m": (PARAMS, "parameters")}
 
 
@@ -88,9 +88,9 @@ def additive_source(text: str, column: str, additive: Additive, target: Target |
 
 def _open_path(text: str, space: SearchSpace) -> list[Source]:
     path, _, column = text.partition("#")
-    if (Path(path) / MODEL).is_file():
+    if (Path(path) / PREDICTOR.file).is_file():
         return [predictor_source(path, space)]
-    if (Path(path) / SUPERNET).is_file():
+    if (Path(path) / SUPERNET.file).is_file():
         from hwnas.search.subnets import supernet_source
 
         return [supernet_source(path, space)]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import hwnas
+from hwnas.core.documents import CERTIFICATES, stamp
 from hwnas.core.errors import InputError, UnavailableError
-from hwnas.core.files import write_json
 from hwnas.core.target import Target
 from hwnas.core.units import ENERGY, LATENCY, MEMORY, THROUGHPUT, Quantity, quantity_of
 from hwnas.profile.stats import relative_half_width
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 Status = Literal["passed", "failed", "not_measured"]
 ORDER: tuple[Status, ...] = ("failed", "not_measured", "passed")
-FILE = "certificates.json"
 MS_PER_S = 1000.0
 METRICS = {LATENCY: LATENCY.name, THROUGHPUT: LATENCY.name, ENERGY: ENERGY.name, MEMORY: MEMORY.name}
 """What is measured for a claim about each quantity."""
@@ -125,8 +122,7 @@ class Certificate:
     def to_json(self) -> dict[str, Any]:
         claim = asdict(self.claim) | {"target": self.claim.target and self.claim.target.to_json()}
         own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "claim"}
-        date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return {**claim, **own, "hwnas": hwnas.__version__, "date": date}
+        return {**claim, **own, **stamp()}
 
 
 def verify(
@@ -170,8 +166,8 @@ def save(folder: str | Path, result: Result, certificates: Sequence[Certificate]
 
 
 def save_certificates(folder: str | Path, certificates: Sequence[Certificate]) -> None:
-    document = {"kind": "certificates", "certificates": [c.to_json() for c in certificates]}
-    write_json(Path(folder) / FILE, portable(document, Path(folder).resolve()))
+    document = {"certificates": [c.to_json() for c in certificates]}
+    CERTIFICATES.write(Path(folder) / CERTIFICATES.file, portable(document, Path(folder).resolve()))
 
 
 def decisive(certificates: Sequence[Certificate]) -> Certificate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from hwnas.core.documents import SUPERNET
 from hwnas.core.errors import InputError
 from hwnas.core.registry import Registry
 from hwnas.core.threads import torch_threads
@@ -16,7 +17,7 @@ from hwnas.train.evaluate import Evaluator
 from hwnas.train.loop import Phase, Run
 from hwnas.train.oneshot import one_shot
 from hwnas.train.published import read_published
-from hwnas.train.supernet import NAME, Supernet, open_data
+from hwnas.train.supernet import Supernet, open_data
 
 Algorithm = Callable[[Run, ElasticNetwork, SupernetConfig, Evaluator], list[Phase]]
 algorithms: Registry[Algorithm] = Registry("training algorithm", ("hwnas.train.ofa",))
@@ -38,7 +39,7 @@ def train_supernet(config: SupernetConfig, out: str | Path, *, resume: bool = Tr
     network = _initial(space, config)
     data = open_data(space, config)
     with torch_threads(config.threads):
-        run = Run.begin(out, NAME, config, data, network)
+        run = Run.begin(out, SUPERNET, config, data, network)
         evaluator = Evaluator(data, config.calibration_images, config.seed, run.device)
         run.fit(algorithm(run, network, config, evaluator) if config.epochs else [], resume)
     return Supernet(network, config, run.about, data)
@@ -49,7 +50,7 @@ def _initial(space: SearchSpace, config: SupernetConfig) -> ElasticNetwork:
     if config.init is None:
         return network
     if config.init.is_dir():
-        weights = checkpoint.tensors(config.init, checkpoint.read(config.init, NAME), "weights")
+        weights = checkpoint.tensors(config.init, checkpoint.read(config.init, SUPERNET), "weights")
     else:
         weights = read_published(config.init, space)
     own = network.state_dict()

@@ -5,43 +5,39 @@ The JSON file is renamed into place last, so a checkpoint is either the new one 
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hwnas
+from hwnas.core.documents import Document, stamp
 from hwnas.core.errors import InputError
-from hwnas.core.files import read_json, replacing, write_json
+from hwnas.core.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hwnas.train.config import RunConfig
 
-SCHEMA = 1
 STEP = "[0-9]" * 8
 
 
-def provenance(kind: str, config: RunConfig) -> dict[str, Any]:
+def provenance(config: RunConfig) -> dict[str, Any]:
     """What a checkpoint says of itself beside its weights."""
     import torch
 
     return {
-        "kind": kind,
-        "hwnas": hwnas.__version__,
+        **stamp(),
         "torch": torch.__version__,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config.model_dump(mode="json"),
     }
 
 
 def save(
-    folder: Path, name: str, step: int, tensors: Mapping[str, Mapping[str, Tensor]], about: dict[str, Any]
+    folder: Path, document: Document, step: int, tensors: Mapping[str, Mapping[str, Tensor]], about: dict[str, Any]
 ) -> None:
-    """Write `folder/NAME.json` and one safetensors file for each group of `tensors`, then drop those of earlier steps,
-    and what a process that was killed left unfinished.
+    """Write one safetensors file for each group of `tensors` into `folder` and the document that names them, then drop
+    those of earlier steps, and what a process that was killed left unfinished.
 
     Raises `InputError` where the folder cannot be written; the checkpoint before stays whole.
     """
@@ -57,7 +53,7 @@ def save(
             except SafetensorError as error:
                 raise InputError(f"cannot write {path}: {error}; choose another --out or free some space") from error
         files[group] = {"file": path.name, "sha256": _digest(path)}
-    write_json(folder / f"{name}.json", {"schema": SCHEMA, **about, "step": step, "files": files})
+    document.write(folder / document.file, {**about, "step": step, "files": files})
     kept = {entry["file"] for entry in files.values()}
     for group in files:
         for path in [*folder.glob(f"{group}-{STEP}.safetensors"), *folder.glob(f".{group}-{STEP}.safetensors.*")]:
@@ -65,12 +61,12 @@ def save(
                 path.unlink(missing_ok=True)
 
 
-def read(folder: str | Path, name: str) -> dict[str, Any]:
-    """What `folder/NAME.json` says; raises `InputError` where it is no checkpoint of this version."""
-    path = Path(folder) / f"{name}.json"
-    about = read_json(path, "checkpoint")
-    if about.get("schema") != SCHEMA:
-        raise InputError(f"{path}: a checkpoint of schema {about.get('schema')}; this hwnas reads schema {SCHEMA}")
+def read(folder: str | Path, document: Document) -> dict[str, Any]:
+    """What the document in `folder` says; raises `InputError` where it is no checkpoint of this kind and version."""
+    path = Path(folder) / document.file
+    about = document.read(path)
+    if not isinstance(about.get("config"), dict):
+        raise InputError(f"{path}: a damaged {document.what}: it lacks its configuration; train it again")
     return about
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hwnas.core.documents import NETWORK, SUPERNET, Document
 from hwnas.core.errors import InputError
 from hwnas.core.progress import Task, progress, say
 from hwnas.spaces.modules import channels_last
@@ -29,7 +30,6 @@ from hwnas.train.log import Log
 from hwnas.train.schedule import cosine
 
 BASE_BATCH = 64
-NAMES = {"supernet": "super-network", "network": "trained network"}
 Losses = Iterator[tuple[str, Tensor]]
 
 
@@ -71,7 +71,7 @@ class Run:
     """A training in a folder.
 
     Attributes:
-        name: of the checkpoint's JSON file.
+        document: what its checkpoint is.
         saved: the step of the last checkpoint, 0 where there is none.
         about: what that file says beside the step.
         model: what is trained.
@@ -79,7 +79,7 @@ class Run:
     """
 
     folder: Path
-    name: str
+    document: Document
     config: RunConfig
     batches: Batches
     model: nn.Module
@@ -91,22 +91,22 @@ class Run:
 
     @classmethod
     def begin(
-        cls, folder: str | Path, name: str, config: RunConfig, data: DataSet, model: nn.Module, **about: Any
+        cls, folder: str | Path, document: Document, config: RunConfig, data: DataSet, model: nn.Module, **about: Any
     ) -> Run:
         """A training of `model`, which moves to the device of `config`, by this process and those beside it."""
         device = pick_device(config.device)
         channels_last(model.to(device))
         group = Group.from_environment(device)
         batches = Batches(data, config.batch, config.seed, device, group.rank, group.world)
-        described = {**checkpoint.provenance(name, config), "data_set": describe(data), **about}
-        return cls(Path(folder), name, config, batches, model, described, device, group)
+        described = {**checkpoint.provenance(config), "data_set": describe(data), **about}
+        return cls(Path(folder), document, config, batches, model, described, device, group)
 
     def fit(self, phases: list[Phase], resume: bool = True) -> None:
         """Run the phases from the last checkpoint on, or from the start where there is none or not `resume`.
 
         Raises `InputError` where a loss is not finite, naming step and network; the last checkpoint stays.
         """
-        _own_folder(self.folder, self.name)
+        _own_folder(self.folder, self.document)
         total = sum(phase.steps for phase in phases)
         done, momentum = self._restore() if resume else (0, {})
         if phases and done == total:
@@ -204,15 +204,15 @@ class Run:
                     if "momentum_buffer" in optimizer.state[parameter]:
                         course[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"]
             groups = {"weights": self.model.state_dict(), "course": course}
-            checkpoint.save(self.folder, self.name, step, groups, {**self.about, "finished": finished})
+            checkpoint.save(self.folder, self.document, step, groups, {**self.about, "finished": finished})
             self.saved = step
         self.group.wait()
 
     def _restore(self) -> tuple[int, dict[str, Tensor]]:
         """The step to go on from and the optimiser's momentum; weights are put in place."""
-        if not (self.folder / f"{self.name}.json").exists():
+        if not (self.folder / self.document.file).exists():
             return 0, {}
-        about = checkpoint.read(self.folder, self.name)
+        about = checkpoint.read(self.folder, self.document)
         _same_run(self.folder, about, self.about)
         check_same(about.get("data_set", {}), self.about["data_set"], self.folder)
         checkpoint.put_weights(self.model, checkpoint.tensors(self.folder, about, "weights"), str(self.folder))
@@ -230,11 +230,11 @@ def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
 
 
-def _own_folder(folder: Path, name: str) -> None:
+def _own_folder(folder: Path, document: Document) -> None:
     """Raises `InputError` where `folder` holds another kind of training, whose files would be mixed with this one's."""
-    for other in set(NAMES) - {name}:
-        if (folder / f"{other}.json").exists():
-            raise InputError(f"{folder} holds a {NAMES[other]} ({other}.json): choose another --out")
+    for other in {SUPERNET, NETWORK} - {document}:
+        if (folder / other.file).exists():
+            raise InputError(f"{folder} holds a {other.what} ({other.file}): choose another --out")
 
 
 def _same_run(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:

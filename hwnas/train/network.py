@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hwnas.core.config import parse_config
+from hwnas.core.documents import NETWORK, SUPERNET
 from hwnas.core.errors import InputError
 from hwnas.core.threads import torch_threads
 from hwnas.spaces import SearchSpace, get_space
 from hwnas.spaces.modules import Network, channels_last
-from hwnas.train import checkpoint, supernet
+from hwnas.train import checkpoint
 from hwnas.train.config import NetworkConfig
 from hwnas.train.distributed import pick_device
 from hwnas.train.evaluate import Evaluator
 from hwnas.train.loop import Losses, Phase, Run, fixed_shape
 from hwnas.train.supernet import load_supernet, open_data, resolution_of
 
-NAME = "network"
 AVERAGE = "average"
 LR = 0.05
 CALIBRATION = 2000
@@ -55,7 +55,7 @@ def train_network(config: NetworkConfig, out: str | Path, *, resume: bool = True
     torch.manual_seed(config.seed)
     network = _initial(space, config)
     with torch_threads(config.threads):
-        run = Run.begin(out, NAME, config, data, network)
+        run = Run.begin(out, NETWORK, config, data, network)
         if config.ema:
             run.others[AVERAGE] = copy.deepcopy(network).requires_grad_(False)
         evaluator, side = Evaluator(data, CALIBRATION, config.seed, run.device), resolution_of(network)
@@ -66,10 +66,8 @@ def train_network(config: NetworkConfig, out: str | Path, *, resume: bool = True
 
 def load_network(folder: str | Path, device: str = "auto") -> Network:
     """The network that `train_network` left in `folder`, in evaluation mode; raises `InputError` where it is none."""
-    about = checkpoint.read(folder, NAME)
-    where = str(Path(folder) / f"{NAME}.json")
-    if about.get("kind") != NAME or not isinstance(about.get("config"), dict):
-        raise InputError(f"{where}: not a trained network's checkpoint")
+    about = checkpoint.read(folder, NETWORK)
+    where = str(Path(folder) / NETWORK.file)
     config = parse_config(about["config"], NetworkConfig, where)
     space = get_space(config.space)
     network = space.build(space.parse(config.arch))
@@ -84,7 +82,7 @@ def _initial(space: SearchSpace, config: NetworkConfig) -> Network:
         network = space.build(row)
         _randomise(network)
         return network
-    if (config.init / f"{supernet.NAME}.json").exists():
+    if (config.init / SUPERNET.file).exists():
         found = load_supernet(config.init, "cpu")
         if found.space != space:
             raise InputError(f"{config.init}: a super-network of {found.space.spec}, asked is {space.spec}")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.core.documents import SUPERNET
 from hwnas.core.errors import InputError
 from hwnas.core.registry import Registry
 from hwnas.core.threads import torch_threads
@@ -24,7 +25,7 @@ from hwnas.train.data import DataSet, describe
 from hwnas.train.expected import ExpectedCost
 from hwnas.train.loop import Phase, Run
 from hwnas.train.mixed import MixedNetwork
-from hwnas.train.supernet import NAME, Supernet, open_data
+from hwnas.train.supernet import Supernet, open_data
 
 AIM = 0.015
 FEWEST = 2
@@ -70,7 +71,7 @@ def train_one_shot(
     of_weights, of_choices = halves(data, config)
     costs = {key: value for term in terms for key, value in term.to_json().items()}
     with torch_threads(config.threads):
-        run = Run.begin(out, NAME, config, of_weights, network, form="mixed", costs=costs, data_set=describe(data))
+        run = Run.begin(out, SUPERNET, config, of_weights, network, form="mixed", costs=costs, data_set=describe(data))
         shared = config.batch, config.seed, run.device, run.group.rank, run.group.world
         run.fit(algorithm(run, network, config, terms, Batches(of_choices, *shared)), resume)
     return Supernet(network, config, run.about, data)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from hwnas.core.config import parse_config
+from hwnas.core.documents import SUPERNET
 from hwnas.core.errors import InputError
 from hwnas.core.progress import progress
 from hwnas.spaces import SearchSpace, get_space
@@ -23,7 +24,6 @@ from hwnas.train.elastic import ElasticNetwork
 from hwnas.train.evaluate import Evaluator
 from hwnas.train.mixed import MixedNetwork
 
-NAME = "supernet"
 FORMS: dict[str, tuple[type[ElasticNetwork | MixedNetwork], type[SupernetConfig | OneShotConfig]]] = {
     "elastic": (ElasticNetwork, SupernetConfig),
     "mixed": (MixedNetwork, OneShotConfig),
@@ -101,11 +101,11 @@ def load_supernet(folder: str | Path, device: str = "auto") -> Supernet:
 
     Raises `InputError` where the checkpoint is missing, damaged or of another kind.
     """
-    about = checkpoint.read(folder, NAME)
-    where = str(Path(folder) / f"{NAME}.json")
+    about = checkpoint.read(folder, SUPERNET)
+    where = str(Path(folder) / SUPERNET.file)
     form = about.get("form", "elastic")
-    if about.get("kind") != NAME or not isinstance(about.get("config"), dict) or form not in FORMS:
-        raise InputError(f"{where}: not a super-network's checkpoint")
+    if form not in FORMS:
+        raise InputError(f"{where}: a super-network of the unknown form {form!r}; the known ones: {', '.join(FORMS)}")
     kind, settings = FORMS[form]
     config = parse_config(about["config"], settings, where)
     network = kind(get_space(config.space), config.seed)

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import hwnas
 from hwnas.core.config import Config, load_config
+from hwnas.core.documents import Document, stamp
 from hwnas.core.errors import InputError, MissingCostError, ParseError, TargetMismatchError, UnknownNameError
 from hwnas.core.files import read_json, replacing, write_json
 from hwnas.core.registry import Registry
@@ -171,3 +173,22 @@ def test_bad_specs_and_keys_are_one_line() -> None:
     ):
         with pytest.raises(InputError):
             Primitive.from_key(key).to_onnx()
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        ('{"kind": "search", "schema": 1}', r"schema 1 \(kind 'search', schema 1\)"),
+        ('{"kind": "run", "schema": 2}', r"schema 1 \(kind 'run', schema 2\)"),
+        ('{"kind": "run"', "not a readable run"),
+        ("[]", "it holds a list"),
+        (None, "run"),
+    ],
+)
+def test_a_document_is_told_from_others(tmp_path: Path, found: str | None, why: str) -> None:
+    document, path = Document("run", "run", "run.json"), tmp_path / "run.json"
+    document.write(path, {"n": 1, **stamp()})
+    assert document.read(path)["n"] == 1 and document.read(path)["hwnas"] == hwnas.__version__
+    path.unlink() if found is None else path.write_text(found)
+    with pytest.raises(InputError, match=why):
+        document.read(path)

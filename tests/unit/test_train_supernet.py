@@ -215,7 +215,7 @@ def cut_json(folder: Path) -> None:
         (damage_weights, "damaged"),
         (drop_weights, "cannot read"),
         (change_space, "weights of another space"),
-        (cut_json, "not a readable checkpoint"),
+        (cut_json, "not a readable super-network"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_trusted_is_refused(
