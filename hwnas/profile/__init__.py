@@ -3,7 +3,8 @@
 from hwnas.profile.backends import Backend, Settings, backends
 from hwnas.profile.choosers import AtRandom, Chooser
 from hwnas.profile.history import Effort
-from hwnas.profile.run import Request, Run, measure_onnx, measure_subjects, profile, profile_batches
+from hwnas.profile.profiling import measure_onnx, measure_subjects, profile, profile_batches
+from hwnas.profile.run import Request, Run
 from hwnas.profile.stats import Measurement, Noise
 from hwnas.profile.subject import Subject
 
