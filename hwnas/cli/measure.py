@@ -62,7 +62,7 @@ def profile_command(
 ) -> None:
     """Measure every primitive of a space, and whole networks: here, or by a bundle for a device that returns files."""
     from hwnas.predict.choosers import make_chooser
-    from hwnas.profile import Effort, Request, Settings, profile_batches
+    from hwnas.profile import Effort, Settings, profile_batches
     from hwnas.profile.elsewhere import ELSEWHERE, profile_elsewhere
 
     runtime = runtime or ("tvm" if remote else "onnxruntime")
@@ -83,7 +83,7 @@ def profile_command(
     wanted = [*filter(None, map(str.strip, metrics.split(","))), *(["energy_mj"] if power_log else [])]
     asked |= {"settings": settings, "effort": effort, "metrics": wanted, "power_log": power_log}
     runs = profile_batches(space, out, _batches(batch), repeats=repeats, store=store, retry=retry, **asked)
-    request = Request.of(choose, space, networks, seed, repeats)
+    request = choose.request(space, networks, seed, repeats)
     outcomes = [choose.outcome(run, request) for run in runs]
     reports = [{**run.summary(), **outcome} for run, outcome in zip(runs, outcomes, strict=True)]
     said = [*filter(None, map(choose.describe, outcomes))]

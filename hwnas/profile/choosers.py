@@ -12,16 +12,14 @@ which `--select` finds one by its name.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from hwnas.core.arrays import Population
 from hwnas.core.errors import InputError
+from hwnas.profile.run import Request, Run
 from hwnas.spaces import SearchSpace, get_space
-
-if TYPE_CHECKING:
-    from hwnas.profile.run import Request, Run
 
 
 class Chooser:
@@ -46,6 +44,13 @@ class Chooser:
     def adaptive(self) -> bool:
         """Whether what it picks depends on what is measured."""
         return type(self).pick is not Chooser.pick
+
+    def request(self, space: str | SearchSpace, networks: int, seed: int = 0, repeats: int = 0) -> Request:
+        """What a run that measures so many networks at most is asked for; raises `InputError` for negative counts."""
+        if networks < 0 or repeats < 0:
+            raise InputError(f"networks ({networks}) and repeats ({repeats}) are counts")
+        spec = get_space(space).spec if isinstance(space, str) else space.spec
+        return Request(spec, networks or self.most, self.label, seed, repeats)
 
     def design(self, request: Request) -> Population:
         """The networks (n, genes) to begin with; raises `InputError` where `request` cannot be met."""

@@ -11,7 +11,6 @@ from hwnas.fpga import SimulatedRun, get_target, simulate_run
 from hwnas.fpga.bundle import emit_bundle
 from hwnas.profile.bundle import emit_files
 from hwnas.profile.choosers import AtRandom, Chooser, at_random
-from hwnas.profile.run import Request
 from hwnas.spaces import get_space
 
 ELSEWHERE = ("fpga", "file")
@@ -42,6 +41,6 @@ def profile_elsewhere(space: str, device: str, batches: Sequence[int] = (1,), *,
         raise InputError(f"--device {device}: give --emit BUNDLE (or --target DPU --runtime {SIMULATOR} --out RUN)")
     if target:
         return emit_bundle(get_space(space), get_target(target), emit, networks, seed)
-    request = Request.of(choose, space, networks, seed)
+    request = choose.request(space, networks, seed)
     chosen = None if isinstance(choose, AtRandom) else choose.design(request)
     return emit_files(get_space(space), emit, request.networks, batches[0], seed, chosen)

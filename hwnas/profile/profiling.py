@@ -53,7 +53,7 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
         StoreError: the store cannot be read or written.
     """
     settings = settings or Settings()
-    request = Request.of(choose, space, networks, seed, repeats)
+    request = choose.request(space, networks, seed, repeats)
     target, plan = local_target(runtime, settings), Plan.of(metrics, power_log, settings, effort or Effort())
     run = _open(Path(out), target, store, plan.effort.goal).measuring(plan.metrics)
     request = request.choosing(choose.design(request)).continuing(run.requests)

@@ -15,14 +15,13 @@ from hwnas.core.errors import InputError
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings
-from hwnas.profile.choosers import Chooser, at_random
 from hwnas.profile.device import environment
 from hwnas.profile.history import History
 from hwnas.profile.metrics import COLUMNS
 from hwnas.profile.stats import Noise, noise_floor
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
-from hwnas.spaces import SearchSpace, get_space
+from hwnas.spaces import get_space
 
 if TYPE_CHECKING:
     import pyarrow
@@ -43,28 +42,15 @@ class Request:
 
     space: str
     networks: int = 0
-    select: str = at_random.label
+    select: str = ""
     seed: int = 0
     repeats: int = 0
     chosen: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, choose: Chooser, space: str | SearchSpace, networks: int, seed: int = 0, repeats: int = 0) -> Request:
-        """A request of which nothing is chosen yet; raises `InputError` for negative counts."""
-        if networks < 0 or repeats < 0:
-            raise InputError(f"networks ({networks}) and repeats ({repeats}) are counts")
-        spec = get_space(space).spec if isinstance(space, str) else space.spec
-        return cls(spec, networks or choose.most, choose.label, seed, repeats)
-
-    @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Request:
         """The request that `asdict` gave, read back from JSON."""
-        request = cls(**{**values, "chosen": tuple(map(str, values.get("chosen") or ()))})
-        if values.get("chosen") is not None or not request.networks:
-            return request
-        if request.select != at_random.label:
-            raise ValueError(f"the networks of --select {request.select} are not listed")
-        return request.choosing(at_random.design(request))
+        return cls(**{**values, "chosen": tuple(map(str, values["chosen"]))})
 
     @property
     def left(self) -> int:

@@ -50,7 +50,7 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_until_asks_for_new_networks_and_stops_when_the_aim_is_surely_met(tmp_path: Path) -> None:
     population = SPACE.distinct(SPACE.sample(200, 0))
     choose = Until("within_10=0.95")
-    hundred, three = (Request.of(choose, SPACE, n) for n in (100, 3))
+    hundred, three = (choose.request(SPACE, n) for n in (100, 3))
     (tmp_path / "empty").mkdir()
     empty = run_with(tmp_path / "empty", population[:0])
     first = choose.pick(empty, hundred)
@@ -83,15 +83,15 @@ def test_aims_of_errors_are_upper_limits() -> None:
 
 def test_more_networks_for_transfer_begin_with_the_same_ones(tmp_path: Path, devices: Path) -> None:
     choose = ForTransfer([devices])
-    whole, four = (choose.design(Request.of(choose, SPACE, n)) for n in (10, 4))
+    whole, four = (choose.design(choose.request(SPACE, n)) for n in (10, 4))
     assert (whole[:4] == four).all() and len(np.unique(whole, axis=0)) == 10
     with pytest.raises(InputError, match="no run folder and no table"):
-        ForTransfer([tmp_path / "none.parquet"]).design(Request.of(choose, SPACE, 4))
+        ForTransfer([tmp_path / "none.parquet"]).design(choose.request(SPACE, 4))
 
 
 def test_requests_say_who_chooses_and_how_many_at_most() -> None:
-    assert Request.of(Until("mape=2"), SPACE.spec, 0) == Request(SPACE.spec, AT_MOST, "until mape=2")
-    assert Request.of(ForTransfer([]), SPACE, 7, seed=3) == Request(SPACE.spec, 7, "transfer", 3)
+    assert Until("mape=2").request(SPACE.spec, 0) == Request(SPACE.spec, AT_MOST, "until mape=2")
+    assert ForTransfer([]).request(SPACE, 7, seed=3) == Request(SPACE.spec, 7, "transfer", 3)
 
 
 def test_a_registered_chooser_is_reached_from_the_command_line(

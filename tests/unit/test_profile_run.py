@@ -291,23 +291,6 @@ def test_a_chooser_picks_batch_after_batch_and_a_killed_run_goes_on_with_its_pic
     assert [request.chosen for request in fewer.requests] == [tuple(wanted), tuple(wanted[:3])]
 
 
-def test_random_networks_that_an_older_run_did_not_list(folder, tmp_path):
-    out = tmp_path / "run"
-    shutil.copytree(folder, out)
-    now = Run.load(out)
-    values = json.loads((out / "run.json").read_text())
-    (values["requests"][0],) = ({**request, "chosen": None} for request in values["requests"])
-    (out / "run.json").write_text(json.dumps(values))
-    assert Run.load(out) == now and Run.load(out).noise().pairs == 2
-    before = blocks(out / "samples.sqlite")
-    again = profile(SPACE, out, networks=3, repeats=2, effort=QUICK)
-    assert again == now and blocks(out / "samples.sqlite") == before
-    values["requests"][0]["select"] = "cleverly"
-    (out / "run.json").write_text(json.dumps(values))
-    with pytest.raises(InputError, match="cleverly are not listed"):
-        Run.load(out)
-
-
 def test_a_request_takes_the_place_of_what_it_extends_alone():
     run = Run("run", Target("board", "fake"), (), "samples", 0.02)
     first, more, other = (Request(SPACE, 4, "mine", chosen=chosen) for chosen in (("a",), ("a", "b"), ("c",)))
