@@ -22,7 +22,7 @@ from hwnas.search.verify import Certificate, certify, claims_of, decisive
 
 MEASURED = 24
 A_ROUND = 4
-ROOM = 0.03
+ROOM, NEAR = 0.03, 0.05
 
 Certificates = list[Certificate]
 Solve = Callable[[Problem], tuple[Result, list[Candidate]]]
@@ -137,7 +137,7 @@ def standing(certificates: Certificates) -> int:
 
 
 def leaves_room(certificate: Certificate) -> bool:
-    """Whether a budget that the prediction uses up has more than `ROOM` of it left, as measured."""
+    """Whether a budget that the prediction nearly uses up, to `NEAR`, has more than `ROOM` of it left, as measured."""
     claim = certificate.claim
     if certificate.measured is None or certificate.verdict == "exact" or min(claim.budget, claim.predicted) <= 0:
         return False
@@ -145,7 +145,7 @@ def leaves_room(certificate: Certificate) -> bool:
         value / claim.budget if claim.upper else claim.budget / value
         for value in (certificate.measured, claim.predicted)
     )
-    return used < 1 - ROOM <= predicted
+    return used < 1 - ROOM and predicted >= 1 - NEAR
 
 
 def _awarded(result: Result, winner: Candidate, known: Mapping[str, Certificates]) -> Result:

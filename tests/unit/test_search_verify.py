@@ -180,7 +180,8 @@ def test_nothing_is_asked_twice_that_cannot_change(device: Device, monkeypatch: 
 
 @pytest.mark.parametrize("upper", [True, False])
 @pytest.mark.parametrize(
-    ("predicted", "measured", "expected"), [(0.98, 0.9, True), (0.98, 0.98, False), (0.8, 0.7, False), (1.0, 0.5, True)]
+    ("predicted", "measured", "expected"),
+    [(0.98, 0.9, True), (0.98, 0.98, False), (0.96, 0.9, True), (0.8, 0.7, False), (1.0, 0.5, True)],
 )
 def test_whether_a_winner_leaves_room(upper: bool, predicted: float, measured: float, expected: bool) -> None:
     first, second = (2 * value if upper else 2 / value for value in (predicted, measured))
