@@ -18,11 +18,11 @@ from hwnas.search.problem import Problem
 from hwnas.search.result import Candidate, Result
 from hwnas.search.rows import RowTable
 from hwnas.search.source import Source
-from hwnas.search.verify import Certificate, certify, claims_of, decisive
+from hwnas.search.verify import Certificate, Claim, certify, claims_of, decisive
 
 MEASURED = 24
 A_ROUND = 4
-ROOM, NEAR = 0.03, 0.05
+ROOM, NEAR = 0.02, 0.05
 
 Certificates = list[Certificate]
 Solve = Callable[[Problem], tuple[Result, list[Candidate]]]
@@ -56,13 +56,13 @@ def certified(
         solve: searches a problem; gives the result and its finalists, best first.
         measured: at most so many networks are measured.
         store: see `verify`.
-        use_up: whether finalists that leave room in a budget come after those that use it up, whatever their accuracy.
+        use_up: whether finalists that use no budget up come after those that do, whatever their accuracy.
 
     Each round measures the best finalists interleaved, and where one keeps its budgets, all of them once more (in the
     same company: beside others a network runs slower than alone). Where none keeps its budgets with the whole of its
     confidence interval, the costs are corrected by what was measured (see `corrected`) and the search goes on; also
-    where the winner was thought to use a budget up, and leaves room in it: once, with `use_up` until one does not. A
-    target that is not this machine ends it at once, not measured.
+    where the winner leaves room in its budgets, because it costs less than predicted: once, with `use_up` until one
+    does not. A target that is not this machine ends it at once, not measured.
     """
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
         finalists = _Finalists(store or Path(folder) / SAMPLES_FILE, seed, use_up)
@@ -82,7 +82,7 @@ def _until_certified(
         winner = min(finalists.candidates.values(), key=finalists.rank)
         certificates = finalists.known[winner.arch]
         result = _awarded(result, winner, finalists.known)
-        kept, room = standing(certificates) == 0, any(map(leaves_room, certificates))
+        kept, room = standing(certificates) == 0, leaves_room(certificates)
         enough = kept and (not room or (had_room and not finalists.use_up))
         if enough or not new or len(finalists.known) >= measured:
             return result, certificates
@@ -126,7 +126,7 @@ class _Finalists:
 
     def rank(self, candidate: Candidate) -> tuple[int, bool, float]:
         certificates = self.known[candidate.arch]
-        return standing(certificates), self.use_up and any(map(leaves_room, certificates)), -candidate.accuracy
+        return standing(certificates), self.use_up and not uses_up(certificates), -candidate.accuracy
 
 
 def standing(certificates: Certificates) -> int:
@@ -136,16 +136,28 @@ def standing(certificates: Certificates) -> int:
     return int(any(c.measured is not None and not c.surely for c in certificates))
 
 
-def leaves_room(certificate: Certificate) -> bool:
-    """Whether a budget that the prediction nearly uses up, to `NEAR`, has more than `ROOM` of it left, as measured."""
-    claim = certificate.claim
-    if certificate.measured is None or certificate.verdict == "exact" or min(claim.budget, claim.predicted) <= 0:
-        return False
-    used, predicted = (
-        value / claim.budget if claim.upper else claim.budget / value
-        for value in (certificate.measured, claim.predicted)
+def uses_up(certificates: Certificates) -> bool:
+    """Whether the worse end of a measured interval, or what is not measured, is within `ROOM` of its budget."""
+    return any(_used(certificate) >= 1 - ROOM for certificate in certificates)
+
+
+def leaves_room(certificates: Certificates) -> bool:
+    """Whether no budget is used up, and one that was thought nearly so, to `NEAR`, is surely used less than thought."""
+    return not uses_up(certificates) and any(
+        _used(c) < (thought := _share(c.claim, c.claim.predicted)) and thought >= 1 - NEAR for c in certificates
     )
-    return used < 1 - ROOM and predicted >= 1 - NEAR
+
+
+def _used(certificate: Certificate) -> float:
+    worst = certificate.worst
+    return _share(certificate.claim, certificate.claim.predicted if worst is None else worst)
+
+
+def _share(claim: Claim, value: float) -> float:
+    """The share of the budget that `value` takes; 0 where that cannot be said."""
+    if min(claim.budget, value) <= 0:
+        return 0.0
+    return value / claim.budget if claim.upper else claim.budget / value
 
 
 def _awarded(result: Result, winner: Candidate, known: Mapping[str, Certificates]) -> Result:

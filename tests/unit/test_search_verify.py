@@ -17,8 +17,9 @@ from hwnas.profile.device import local_target
 from hwnas.profile.meters import meters
 from hwnas.search import Candidate, Problem, Result, Source, export, local, make_problem, search, solve, verify
 from hwnas.search.additive import Additive
-from hwnas.search.certified import Evidence, certified, corrected, leaves_room
+from hwnas.search.certified import Evidence, certified, corrected, leaves_room, uses_up
 from hwnas.search.export import compare
+from hwnas.search.problem import Constraint
 from hwnas.search.sources import additive_source
 from hwnas.search.verify import Certificate, Claim, certify
 from hwnas.spaces import get_space
@@ -180,15 +181,43 @@ def test_nothing_is_asked_twice_that_cannot_change(device: Device, monkeypatch: 
 
 @pytest.mark.parametrize("upper", [True, False])
 @pytest.mark.parametrize(
-    ("predicted", "measured", "expected"),
-    [(0.98, 0.9, True), (0.98, 0.98, False), (0.96, 0.9, True), (0.8, 0.7, False), (1.0, 0.5, True)],
-)
-def test_whether_a_winner_leaves_room(upper: bool, predicted: float, measured: float, expected: bool) -> None:
+    ("predicted", "measured", "room"),
+    [(0.98, 0.9, True), (0.98, 0.98, False), (0.96, 0.9, True), (0.96, 0.96, False), (0.96, 0.955, False),
+     (0.98, 0.975, False), (0.8, 0.7, False), (1.0, 0.5, True)],
+)  # fmt: skip
+def test_whether_a_winner_leaves_room(upper: bool, predicted: float, measured: float, room: bool) -> None:
+    """The interval ends 1 % above and below what is measured."""
+    found = certificate(upper, predicted, measured)
+    assert leaves_room([found]) is room and uses_up([found]) is (measured > 0.97)
+    full = certificate(upper, 0.99, 0.985)
+    assert uses_up([found, full]) and not leaves_room([found, full]), "another budget is used up"
+    unused = replace(found, claim=replace(found.claim, budget=0.0))
+    assert not uses_up([unused]) and not leaves_room([unused])
+    abroad = Certificate(found.claim, "not_measured")
+    assert uses_up([abroad]) is (predicted >= 0.98) and not leaves_room([abroad])
+
+
+def certificate(upper: bool, predicted: float, measured: float) -> Certificate:
+    """Of a claim on a budget of 2; `predicted` and `measured` are shares of it."""
     first, second = (2 * value if upper else 2 / value for value in (predicted, measured))
     made = replace(claim(archs(1)[0], 2.0, "latency_ms" if upper else "throughput_ips", upper), predicted=first)
-    assert leaves_room(Certificate(made, "passed", second, 0.9 * second, 1.1 * second)) is expected
-    assert not leaves_room(Certificate(made, "not_measured"))
-    assert not leaves_room(Certificate(replace(made, budget=0.0), "passed", second, second, second))
+    return Certificate(made, "passed", second, 0.99 * second, 1.01 * second)
+
+
+def test_a_prediction_that_is_right_is_not_corrected(device: Device) -> None:
+    """Finalists that need 96 % of the budget, as predicted: the most accurate wins, whatever they leave."""
+    asked = make_problem(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": 1.5})
+
+    def timid_solve(problem: Problem) -> tuple[Result, list[Candidate]]:
+        below = replace(problem, constraints=(Constraint("latency_ms", 0.965 * 1.5),))
+        return solve(problem, evaluations=1000)[0], solve(below, evaluations=4000)[1]
+
+    best = timid_solve(asked)[1][0]
+    assert best.costs["latency_ms"] > 0.95 * 1.5
+    for use_up in (False, True):
+        device.campaigns.clear()
+        result, _ = certified(asked, timid_solve, use_up=use_up)
+        assert result.best.arch == best.arch and len(device.campaigns) == 2
 
 
 def test_a_target_is_used_up_rather_than_left_for_a_better_guess(device: Device) -> None:
