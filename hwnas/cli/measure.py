@@ -11,10 +11,14 @@ from hwnas.cli.shell import Json, Seed, Space, app, columns, show
 from hwnas.core.errors import InputError
 
 SHOWN_FAILURES = 5
+MEASURED_HERE = ("precision", "threads", "cache", "graphs", "trials", "remote", "key", "repeats", "goal", "time_limit",
+                 "metrics", "power_log", "store", "retry")  # fmt: skip
+"""Options of a measurement, which a bundle or a simulation would ignore."""
 
 
 @app.command("profile")
 def profile_command(
+    context: typer.Context,
     space: Space,
     out: Annotated[Path | None, typer.Option("--out", help="folder of the run; the same command resumes it")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, gpu, fpga or file")] = "cpu",
@@ -71,6 +75,7 @@ def profile_command(
     choose = make_chooser(select, until, transfer_from or ())
     asked: dict[str, Any] = {"runtime": runtime, "networks": networks, "choose": choose, "seed": seed}
     if device in ELSEWHERE:
+        _refuse(context, device)
         done = profile_elsewhere(space, device, _batches(batch), target=target, emit=emit, out=out, **asked)
         show(done.to_json(), _written(done.to_json(), target), as_json)
         return
@@ -88,6 +93,13 @@ def profile_command(
     reports = [{**run.summary(), **outcome} for run, outcome in zip(runs, outcomes, strict=True)]
     said = [*filter(None, map(choose.describe, outcomes))]
     show({"runs": reports}, "\n".join([str(runs[0].target), *_profiled(reports, said, wanted)]), as_json)
+
+
+def _refuse(context: typer.Context, device: str) -> None:
+    """Raise `InputError` for an option that would change nothing where the device is elsewhere."""
+    for option in context.command.params:
+        if option.name in MEASURED_HERE and context.params[option.name] != option.default:
+            raise InputError(f"{option.opts[0]}: --device {device} measures nothing here; leave it out")
 
 
 def _profiled(reports: list[dict[str, Any]], outcomes: list[str], metrics: list[str]) -> list[str]:

@@ -65,4 +65,6 @@ def read_models(path: Path) -> Mapping[str, dict[str, Any]]:
     models = manifest.get("models")
     if manifest.get("kind") != BUNDLE.kind or not isinstance(models, dict):
         raise ParseError(path, "not the manifest of a bundle that hwnas wrote")
+    if manifest.get("schema", BUNDLE.schema) != BUNDLE.schema:
+        raise ParseError(path, f"of schema {manifest['schema']!r}; this hwnas reads schema {BUNDLE.schema}")
     return models

@@ -38,7 +38,7 @@ class Document:
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write `content` under the document's kind and schema; the file is whole or not there."""
-        write_json(path, {**self.head(), **content})
+        write_json(path, {**self.head(), **content, **self.head()})
 
     def head(self) -> dict[str, Any]:
         """What every document of this kind begins with."""

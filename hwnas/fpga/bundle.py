@@ -27,7 +27,7 @@ from hwnas.core.progress import progress
 from hwnas.fpga.checker import check_primitive, sample_of, supported
 from hwnas.fpga.quantize import quantize
 from hwnas.fpga.targets import DpuTarget
-from hwnas.spaces import Graph, GraphNode, Primitive, SearchSpace
+from hwnas.spaces import Graph, Primitive, SearchSpace
 from hwnas.spaces.graph import BN_EPS
 from hwnas.spaces.ops import Activation, Add, AvgPool, BatchNorm, Conv, GlobalAvgPool, Linear, Mul, Op
 from hwnas.spaces.primitive import Node
@@ -57,8 +57,8 @@ def emit_bundle(
     """
     folder = Path(out)
     identity = {"space": space.spec, "target": target.to_json(), "networks": networks, "seed": seed}
-    claim(folder, identity)
     subjects, left_out = _subjects(space, target, networks, seed)
+    claim(folder, identity)
     models: dict[str, dict[str, Any]] = {}
     sources: dict[str, dict[str, Any]] = {}
     with progress(f"models for {target.name}", len(subjects)) as task:
@@ -93,8 +93,7 @@ def _subjects(
     subjects = {}
     for index, primitive in enumerate(space.primitives()):
         if mask[index]:
-            inputs = tuple(-1 - i for i in range(len(primitive.inputs)))
-            graph = Graph(primitive.inputs, (GraphNode(primitive, inputs),), space.bn_eps)
+            graph = Graph.alone(primitive, space.bn_eps)
             subjects[f"p{index:05d}"] = _Subject(graph, {"primitive": primitive.key})
     for index, row in enumerate(sample_of(space, mask, networks, seed)):
         subjects[f"n{index:05d}"] = _Subject(space.graph(row), {"arch": space.format(row)})

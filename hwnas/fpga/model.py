@@ -32,7 +32,6 @@ from hwnas.spaces import Primitive, SearchSpace
 LATENCY_TERMS = TERMS[:-1]
 CYCLE_TERMS = TERMS[:7]
 MOVED = ("weight_bytes", "boundary_bytes", "spilled_bytes")
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,10 @@ class DpuModel:
     def load(cls, path: str | Path) -> DpuModel:
         """Read a model that `save` wrote; raises `InputError` where it is none."""
         values = DPU_MODEL.read(Path(path))
-        coefficients = values.get("coefficients", {})
-        if set(coefficients) != set(LATENCY_TERMS) or not all(_sound(value) for value in coefficients.values()):
+        coefficients = values.get("coefficients")
+        if not isinstance(coefficients, dict):
+            coefficients = {}
+        if set(coefficients) != set(LATENCY_TERMS) or not all(map(_sound, coefficients.values())):
             raise InputError(f"{path}: the coefficients are not one number of at least 0 for each latency term")
         energy = values.get("energy")
         try:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hwnas import __version__
 from hwnas.core.documents import NETWORKS_FILE, SIMULATED_RUN, TABLE_FILE
 from hwnas.core.errors import InputError
-from hwnas.core.files import replacing
+from hwnas.core.files import check_folder, replacing
 from hwnas.fpga.checker import sample_of
 from hwnas.fpga.demand import network_demand
 from hwnas.fpga.model import DpuModel, shipped_model, sim_target, simulated_table
@@ -48,7 +48,8 @@ def simulate_run(
     """Write `out/table.csv`, and `out/networks.parquet` with `networks` sampled architectures, all marked simulated.
 
     Columns: `latency_ms`, and `energy_mj` where the model knows the board's power. Architectures with a block that the
-    DPU has no engine for are not sampled. Raises `InputError` where there are too few others.
+    DPU has no engine for are not sampled. A simulated run of the same space and DPU in `out` is replaced. Raises
+    `InputError` where there are too few others, and where `out` holds something else.
     """
     folder = Path(out)
     dpu = get_target(target) if isinstance(target, str) else target
@@ -56,16 +57,31 @@ def simulate_run(
     table = simulated_table(space.primitives(), dpu, model)
     if not table.rows:
         raise InputError(f"the DPU {dpu.name} has no engine for any primitive of {space.spec}")
+    allowed = np.array([primitive.key in table.rows for primitive in space.primitives()])
+    rows = _networks(space, dpu, model, allowed, networks, seed) if networks else {}
+    of = {"space": space.spec, "target": sim_target(dpu).to_json()}
+    _check_same(folder, of)
+    SIMULATED_RUN.write(
+        folder / SIMULATED_RUN.file, {**of, "networks": networks, "seed": seed, "environment": {"hwnas": __version__}}
+    )
+    (folder / NETWORKS_FILE).unlink(missing_ok=True)
     table.save(folder / TABLE_FILE)
-    if networks:
-        allowed = np.array([primitive.key in table.rows for primitive in space.primitives()])
-        rows = _networks(space, dpu, model, allowed, networks, seed)
+    if rows:
         with replacing(folder / NETWORKS_FILE) as temporary:
             pyarrow.parquet.write_table(pyarrow.table(rows), temporary)
-    record = {"space": space.spec, "networks": networks, "seed": seed}
-    about = {"target": sim_target(dpu).to_json(), "environment": {"hwnas": __version__}}
-    SIMULATED_RUN.write(folder / SIMULATED_RUN.file, record | about)
     return SimulatedRun(folder, len(table.rows), networks, dict(table.manifest["left_out"]))
+
+
+def _check_same(folder: Path, of: dict[str, Any]) -> None:
+    """Raise `InputError` unless `folder` is vacant, or holds a simulated run `of` the same space and target."""
+    check_folder(folder)
+    path = folder / SIMULATED_RUN.file
+    if path.exists():
+        found = SIMULATED_RUN.read(path)
+        if {name: found.get(name) for name in of} != of:
+            raise InputError(f"{folder} holds a simulated run of another space or DPU; choose another --out")
+    elif (taken := folder / TABLE_FILE).exists() or (taken := folder / NETWORKS_FILE).exists():
+        raise InputError(f"{taken} is of no simulated run; choose another --out")
 
 
 def _networks(

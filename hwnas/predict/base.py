@@ -310,7 +310,7 @@ def check_values(y: ArrayLike, quantity: Quantity, metric: str) -> Array:
         raise InputError(f"{metric} must be one value an architecture, not an array of shape {values.shape}")
     bad = ~np.isfinite(values)
     if quantity.is_cost:
-        bad |= (values <= 0) if quantity == THROUGHPUT else (values < 0)
+        bad |= (values < np.finfo(float).tiny) if quantity == THROUGHPUT else (values < 0)
     if bad.any():
         row = int(np.argmax(bad))
         raise InputError(f"{metric} of row {row} is {values[row]:g}, which no measurement gives; remove the row")

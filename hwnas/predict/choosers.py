@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,17 +142,19 @@ class ForTransfer(Chooser):
         return pick_for_transfer(get_space(request.space), METRIC, request.networks, self.tables, request.seed)
 
     def outcome(self, run: Run, request: Request) -> dict[str, Any]:
-        """`expected`: MAPE (percent) and Spearman correlation of as many measurements on the devices of the tables."""
+        """`expected`: MAPE (percent) and Spearman correlation of as many measurements on the devices of the tables.
+
+        None where the tables hold too few networks to say.
+        """
         space = get_space(request.space)
         sources = read_sources(self.tables, space, METRIC, request.seed)
         say("asking each device of the tables what so many measurements would have told of it")
         model = Transfer(space, metric=METRIC).learn_sources(sources)
-        expected = model.expected_accuracy(sources, request.networks, request.seed)
-        return {"expected": {name: value if math.isfinite(value) else None for name, value in expected.items()}}
+        return {"expected": model.expected_accuracy(sources, request.networks, request.seed)}
 
     def describe(self, outcome: dict[str, Any]) -> str:
         expected = outcome["expected"]
-        if None in expected.values():
+        if expected is None:
             return ""
         return (
             "to expect of fit-predictor --transfer-from, going by the devices of the tables: "

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.linalg import cho_solve
 
 from hwnas.core.arrays import Array, Population
-from hwnas.core.columns import column_names, read_columns
+from hwnas.core.columns import column_names, numbers, read_columns
 from hwnas.core.errors import InputError
 from hwnas.core.units import THROUGHPUT, quantity_of
 from hwnas.predict.data import parse_archs
@@ -36,7 +36,7 @@ class SourceTable:
 def read_sources(paths: Sequence[str | Path], space: SearchSpace, metric: str, seed: int = 0) -> list[SourceTable]:
     """Read tables of measured networks: every column of `metric`'s quantity is a device, but `metric` itself.
 
-    Raises `InputError` where a table has no such column.
+    Raises `InputError` where a table has no such column, or one that tells nothing.
     """
     quantity = quantity_of(metric)
     tables = []
@@ -44,9 +44,9 @@ def read_sources(paths: Sequence[str | Path], space: SearchSpace, metric: str, s
         path = Path(name)
         columns = [c for c in column_names(path) if _is_quantity(c, quantity.name) and c != metric]
         read = read_columns(path, ["arch", *columns], required=("arch",))
-        costs = np.array([[np.nan if v is None else v for v in read[c]] for c in columns], dtype=np.float64).T
         if not columns:
             raise InputError(f"{path} has no column of {quantity.name} but {metric} to transfer from")
+        costs = np.stack([numbers(read[column], column, path) for column in columns], axis=1)
         full = np.isfinite(costs).mean(axis=0) >= FEWEST_VALUES
         devices = tuple(c for c, keep in zip(columns, full, strict=True) if keep)
         costs = 1 / costs[:, full] if quantity == THROUGHPUT else costs[:, full]
@@ -56,6 +56,8 @@ def read_sources(paths: Sequence[str | Path], space: SearchSpace, metric: str, s
         rows = np.random.default_rng(seed).permutation(rows)[:SOURCE_ROWS]
         keep = np.zeros(len(costs), dtype=bool)
         keep[rows] = True
+        if constant := [c for c, spread in zip(devices, np.ptp(costs[keep], axis=0), strict=True) if spread == 0]:
+            raise InputError(f"{path}: column {constant[0]} is the same for all networks; remove it")
         population = parse_archs(space, read["arch"], path, keep)
         tables.append(SourceTable(population, costs[keep] / costs[keep].mean(axis=0), devices))
     return tables

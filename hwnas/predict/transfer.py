@@ -84,13 +84,13 @@ class Transfer(Predictor):
 
     def _views(self, genotypes: Population) -> Views:
         views = self._viewer(genotypes)
-        return {**views, **source_views(self._source_costs(genotypes), *self._scaling)}
+        return {**views, **source_views(self._source_costs(genotypes), *self._source_scaling)}
 
     def _fit(self, genotypes: Population, target: Array) -> None:
         costs = self._source_costs(genotypes)
         views = self._viewer.fit(genotypes, target)
-        self._scaling = source_scaling(costs)
-        self._rows, self._genotypes = {**views, **source_views(costs, *self._scaling)}, genotypes
+        self._source_scaling = source_scaling(costs)
+        self._rows, self._genotypes = {**views, **source_views(costs, *self._source_scaling)}, genotypes
         self._centre = np.array([target.mean(), target.std() or 1.0])
         y = (target - self._centre[0]) / self._centre[1]
         size = np.maximum(np.abs(target) / np.abs(target).mean(), LEAST_SIZE)
@@ -147,9 +147,12 @@ class Transfer(Predictor):
         candidates = self.space.distinct(self.space.sample(CANDIDATES, seed))
         return candidates[self.choose_rows(candidates, n)]
 
-    def expected_accuracy(self, tables: Sequence[SourceTable], rows: int, seed: int = 0) -> dict[str, float]:
+    def expected_accuracy(self, tables: Sequence[SourceTable], rows: int, seed: int = 0) -> dict[str, float] | None:
         """What to expect on a new device from `rows` measurements: mean MAPE (percent) and Spearman correlation over
-        the source devices, each learnt from `rows` of its own and all the other devices."""
+        the source devices, each learnt from `rows` of its own and all the other devices.
+
+        None where the tables hold too few networks to say.
+        """
         rng = np.random.default_rng(seed)
         order = [rng.permutation(len(table.devices))[:PRACTICE_DEVICES].tolist() for table in tables]
         practised = [(number, device) for number, devices in enumerate(order) for device in devices]
@@ -165,8 +168,10 @@ class Transfer(Predictor):
                     predicted, truth = model._predict(table.population[judged]), table.costs[judged, device]
                     found.append([score("mape", truth, predicted), score("spearman", truth, predicted)])
                 task.advance(note=table.devices[device])
-        mape, spearman = np.mean(found, axis=0) if found else (float("nan"), float("nan"))
-        return {"mape": float(mape), "spearman": float(spearman)}
+        if not found:
+            return None
+        mape, spearman = np.mean(found, axis=0).tolist()
+        return {"mape": mape, "spearman": spearman}
 
     def _new_to(self, table: int, device: int) -> Self:
         """This one unfitted, to which one of its source devices is a new one."""
@@ -179,12 +184,12 @@ class Transfer(Predictor):
         arrays = {name: np.asarray(getattr(self, f"_{name}")) for name in names}
         for number, source in enumerate(self._sources):
             arrays |= {f"source{number}.{name}": array for name, array in source._state().items()}
-        return {**arrays, "scaling": np.stack(self._scaling), **self._viewer.to_arrays()}
+        return {**arrays, "scaling": np.stack(self._source_scaling), **self._viewer.to_arrays()}
 
     def _restore(self, state: Arrays) -> None:
         for name in ("genotypes", "variances", "alpha", "centre", "prior"):
             setattr(self, f"_{name}", state[name])
-        self._scaling = (state["scaling"][0], state["scaling"][1])
+        self._source_scaling = (state["scaling"][0], state["scaling"][1])
         self._viewer.restore(state)
         while part := under(f"source{len(self._sources)}.", state):
             source = SourceCosts(self.space)

@@ -33,14 +33,14 @@ def profile_elsewhere(space: str, device: str, batches: Sequence[int] = (1,), *,
         raise InputError(f"--device {device} measures nothing here: leave --until and --select {choose.name} out")
     if (target is None) == (device == "fpga"):
         raise InputError(f"--device {device}: {'give --target' if device == 'fpga' else 'it has no --target'}")
-    if len(batches) > 1:
-        raise InputError("--batch: a bundle has one batch size")
+    if len(batches) > 1 or (target and batches[0] != 1):
+        raise InputError(f"--batch: {'a DPU takes one image at a time' if target else 'a bundle has one batch size'}")
+    request = choose.request(space, networks, seed)
     if runtime == SIMULATOR and target and out and not emit:
-        return simulate_run(get_space(space), get_target(target), out, networks, seed)
+        return simulate_run(get_space(space), get_target(target), out, request.networks, seed)
     if emit is None or out is not None:
         raise InputError(f"--device {device}: give --emit BUNDLE (or --target DPU --runtime {SIMULATOR} --out RUN)")
     if target:
-        return emit_bundle(get_space(space), get_target(target), emit, networks, seed)
-    request = choose.request(space, networks, seed)
+        return emit_bundle(get_space(space), get_target(target), emit, request.networks, seed)
     chosen = None if isinstance(choose, AtRandom) else choose.design(request)
     return emit_files(get_space(space), emit, request.networks, batches[0], seed, chosen)

@@ -50,6 +50,8 @@ class Request:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Request:
         """The request that `asdict` gave, read back from JSON."""
+        if not isinstance(values["space"], str):
+            raise TypeError(f"the space is {values['space']!r}")
         return cls(**{**values, "chosen": tuple(map(str, values["chosen"]))})
 
     @property
@@ -112,9 +114,11 @@ class Run:
         try:
             requests = tuple(Request.from_json(request) for request in values["requests"])
             target, store, goal = values["target"], Path(folder, values["store"]), float(values["goal"])
+            metrics = tuple(values.get("metrics", (METRIC,)))
+            if not set(metrics) <= set(COLUMNS):
+                raise ValueError(f"the metrics are {values['metrics']!r}")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not a profiling run: {type(error).__name__} {error}") from error
-        metrics = tuple(map(str, values.get("metrics", (METRIC,))))
         return cls(Path(folder), Target.from_json(target, str(path)), requests, store, goal, metrics)
 
     def asking(self, request: Request) -> Run:

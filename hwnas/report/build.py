@@ -83,10 +83,12 @@ def _read(kind: str, path: Path) -> Document:
         return Result.load(path.parent).to_json()
     if kind == "model":
         return read_document(path.parent)
-    document = read_json(path)
-    if kind == "run" and document.get("kind") != SIMULATED_RUN.kind:
-        Run.load(path.parent)
-    return document
+    if kind == "supernet":
+        return SUPERNET.read(path)
+    if read_json(path).get("kind") == SIMULATED_RUN.kind:
+        return SIMULATED_RUN.read(path)
+    Run.load(path.parent)
+    return RUN.read(path)
 
 
 def _certificates(searches: Mapping[Path, Document]) -> Iterator[Section]:

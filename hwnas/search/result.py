@@ -12,8 +12,6 @@ from hwnas.core.documents import SEARCH
 from hwnas.core.errors import InputError
 from hwnas.search.problem import Problem, constraint_to_json
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True)
 class Candidate:

@@ -43,6 +43,12 @@ class Graph:
         return self.nodes[-1].primitive.output
 
     @classmethod
+    def alone(cls, primitive: Primitive, bn_eps: float = BN_EPS) -> Graph:
+        """A network that is one primitive."""
+        inputs = tuple(-1 - i for i in range(len(primitive.inputs)))
+        return cls(primitive.inputs, (GraphNode(primitive, inputs),), bn_eps)
+
+    @classmethod
     def chain(cls, primitives: Sequence[Primitive], bn_eps: float = BN_EPS) -> Graph:
         """A network in which each primitive reads the one before it."""
         return cls(primitives[0].inputs, tuple(GraphNode(p, (i - 1,)) for i, p in enumerate(primitives)), bn_eps)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from hwnas.spaces.graph import Graph, GraphNode
+from hwnas.spaces.graph import Graph
 from hwnas.spaces.onnx_steps import COMMUTATIVE, Step, Steps, load_steps, read_steps
 from hwnas.spaces.primitive import Primitive
 
@@ -76,9 +76,7 @@ def pattern_of(primitive: Primitive) -> Steps:
         for node in primitive.body
         for name, shape in node.op.weights(*node.shapes).items()
     }
-    inputs = tuple(-1 - index for index in range(len(primitive.inputs)))
-    graph = Graph(primitive.inputs, (GraphNode(primitive, inputs),))
-    return read_steps(onnx.load_from_string(graph.to_onnx(1, [weights])), primitive.key)
+    return read_steps(onnx.load_from_string(Graph.alone(primitive).to_onnx(1, [weights])), primitive.key)
 
 
 def _longest(

@@ -162,9 +162,9 @@ class Primitive:
 
     def to_onnx(self, batch: int | None = 1) -> bytes:
         """This block alone as a serialised ONNX model with the weights of `weights()`; `batch=None` leaves it open."""
-        from hwnas.spaces.graph import Graph, GraphNode
+        from hwnas.spaces.graph import Graph
 
-        return Graph(self.inputs, (GraphNode(self, tuple(-1 - i for i in range(len(self.inputs)))),)).to_onnx(batch)
+        return Graph.alone(self).to_onnx(batch)
 
 
 @lru_cache(maxsize=256)

@@ -104,7 +104,7 @@ def load_supernet(folder: str | Path, device: str = "auto") -> Supernet:
     about = checkpoint.read(folder, SUPERNET)
     where = str(Path(folder) / SUPERNET.file)
     form = about.get("form", "elastic")
-    if form not in FORMS:
+    if not isinstance(form, str) or form not in FORMS:
         raise InputError(f"{where}: a super-network of the unknown form {form!r}; the known ones: {', '.join(FORMS)}")
     kind, settings = FORMS[form]
     config = parse_config(about["config"], settings, where)

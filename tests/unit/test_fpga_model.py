@@ -212,3 +212,23 @@ def test_a_simulated_run_is_a_run_folder(tmp_path: Path) -> None:
     assert len(archs) == 3 and not any("_g2" in arch for arch in archs)
     with pytest.raises(InputError, match="asked for"):
         simulate_run(get_space("nasbench-macro"), B4096, tmp_path / "macro", networks=7000)
+    assert not (tmp_path / "macro").exists()
+
+
+def test_a_simulated_run_takes_the_place_of_its_like_alone(tmp_path: Path) -> None:
+    space = get_space("nasbench-macro")
+    simulate_run(space, B4096, tmp_path, networks=20)
+    with pytest.raises(InputError, match="another space or DPU"):
+        simulate_run(get_space("fbnet"), B4096, tmp_path)
+    with pytest.raises(InputError, match="another space or DPU"):
+        simulate_run(space, "zcu102-b1024", tmp_path)
+    assert pyarrow.parquet.read_table(tmp_path / "networks.parquet").num_rows == 20
+    simulate_run(space, B4096, tmp_path)
+    assert not (tmp_path / "networks.parquet").exists()
+    (tmp_path / "run.json").write_text('{"kind": "profile_run", "schema": 1}')
+    for kept in ("run.json", "table.csv"):
+        before = (tmp_path / kept).read_bytes()
+        with pytest.raises(InputError, match=kept):
+            simulate_run(space, B4096, tmp_path)
+        assert (tmp_path / kept).read_bytes() == before
+        (tmp_path / "run.json").unlink(missing_ok=True)

@@ -64,6 +64,17 @@ def test_tables_that_do_not_help_are_refused(tables: tuple[Path, Path], tmp_path
         fit_predictor(new, SPACE, "new_ms", transfer_from=[new], train=10)
     with pytest.raises(InputError, match="no run folder and no table"):
         fit_predictor(new, SPACE, "new_ms", transfer_from=[tmp_path / "nothing.parquet"], train=10)
+    for cells, why in ((["a"] * 3, "no number"), ([1.0] * 3, "other_ms is the same for all networks")):
+        archs = [SPACE.format(row) for row in SPACE.sample(3, 5)]
+        pq.write_table(pa.table({"arch": archs, "other_ms": cells}), tmp_path / "other.parquet")
+        with pytest.raises(InputError, match=why):
+            fit_predictor(new, SPACE, "new_ms", transfer_from=[tmp_path / "other.parquet"], train=10)
+
+
+def test_tables_too_small_to_practise_on_promise_nothing(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    small = tmp_path / "small.parquet"
+    pq.write_table(pq.read_table(tables[0]).slice(0, 11), small)
+    assert fit_predictor(tables[1], SPACE, "new_ms", transfer_from=[small], train=10).expected is None
 
 
 def test_picks_distinct_networks_to_measure(tables: tuple[Path, Path]) -> None:

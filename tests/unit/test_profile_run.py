@@ -180,6 +180,8 @@ def test_a_folder_that_cannot_be_made():
 @pytest.mark.parametrize("content", [
     "{", "[]", "{}", '{"kind": "profile_run", "schema": 1}',
     '{"kind": "profile_run", "schema": 1, "requests": 3, "target": {}, "store": "s", "goal": 1}',
+    '{"kind": "profile_run", "schema": 1, "requests": [], "target": {}, "store": "s", "goal": 1, "metrics": null}',
+    '{"kind": "profile_run", "schema": 1, "requests": [{"space": 3, "chosen": []}], "target": 0, "store": 0}',
 ])
 def test_a_run_that_is_none(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
