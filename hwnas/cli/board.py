@@ -42,6 +42,8 @@ def parse_command(
     written = ", ".join(map(str, parsed.save(out)))
     report = parsed.to_json()
     lines = [f"{report['n_records']} records, {report['n_primitives']} primitives; written to {written}"]
+    if chosen and (missing := len(chosen.primitives()) - report["n_primitives"]):
+        lines.append(f"{missing} of the {len(chosen.primitives())} primitives of {chosen.spec} are in no log")
     lines += [f"matches no primitive: {name}" for name in report["unmatched"]]
     lines += [f"has a throughput but no latency: {key}" for key in report["without_latency"]]
     lines += [f"not read: {path}" for path in report["unread"]]

@@ -59,12 +59,14 @@ def finish(
     return BundleReport(folder, len(models) - whole, whole, left_out)
 
 
-def read_models(path: Path) -> Mapping[str, dict[str, Any]]:
-    """Model's name -> what it is (`primitive` or `arch`, and `md5`), from a manifest; raises `ParseError`."""
+def read_manifest(path: Path) -> Mapping[str, Any]:
+    """A bundle's manifest; raises `ParseError`.
+
+    `models` says of each, by its name, what it is: `primitive` or `arch`, and `md5`. `space` and `batch` are of all.
+    """
     manifest = read_json(path, BUNDLE.what)
-    models = manifest.get("models")
-    if manifest.get("kind") != BUNDLE.kind or not isinstance(models, dict):
+    if manifest.get("kind") != BUNDLE.kind or not isinstance(manifest.get("models"), dict):
         raise ParseError(path, "not the manifest of a bundle that hwnas wrote")
     if manifest.get("schema", BUNDLE.schema) != BUNDLE.schema:
         raise ParseError(path, f"of schema {manifest['schema']!r}; this hwnas reads schema {BUNDLE.schema}")
-    return models
+    return manifest

@@ -80,7 +80,7 @@ def read_json(path: str | Path, what: str = "JSON file") -> dict[str, Any]:
 
 def read_text(path: str | Path, what: str = "file") -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"no {what} at {path}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -23,7 +23,7 @@ class Target:
         runtime_version: major and minor, such as `1.30`.
         precision: `fp32`, `fp16`, `int8` ...
         batch: images in one inference; a latency is that of the whole batch.
-        threads: processor threads of one inference; 0 where the notion does not apply.
+        threads: processor threads of one inference; 0 where that is not known, or the notion does not apply.
         tuned: whether kernels were tuned for the shapes.
         graphs: whether an inference is one replayed CUDA graph, without the cost of launching its kernels one by one.
         cache: `warm` where an inference follows another of its own kind, `cold` where caches were flushed before it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ from hwnas.core.table import Cost
 from hwnas.profile.stats import median_rank
 
 HEAD_BYTES = 1 << 16
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+_COLOUR_BYTES = re.compile(_COLOUR.pattern.encode())
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,22 @@ class Reading:
 
 
 class ColumnMapping(Config):
-    """Which columns of a CSV file hold what, for logs that no reader knows."""
+    """Which columns of a CSV file hold what, for logs that no reader knows.
+
+    Attributes:
+        time, rails: for power over time, the column of times and, by the name of each rail, its column of power.
+        time_unit, power_unit: of these columns, where their own names do not end in it, such as `Time (ms)`.
+        start, end, inferences: the window of the log that holds so many inferences; all of it where absent.
+        subject, metrics: for a cost a row, the column of what was measured and, by metric, its column.
+        metric_units: of these columns where it is not the metric's own.
+        device, runtime, precision, batch: the target; what is left out is unknown.
+    """
 
     delimiter: str = ","
     time: str | None = None
-    time_unit: str = "s"
+    time_unit: str | None = None
     rails: dict[str, str] = {}
-    power_unit: str = "mW"
+    power_unit: str | None = None
     start: float | None = None
     end: float | None = None
     inferences: int | None = None
@@ -92,8 +105,8 @@ class ColumnMapping(Config):
     metric_units: dict[str, str] = {}
     device: str = ""
     runtime: str = "csv"
-    precision: str = "fp32"
-    batch: int = 1
+    precision: str | None = None
+    batch: int | None = None
 
 
 class Reader(ABC):
@@ -143,16 +156,20 @@ def read_lines(path: Path) -> list[str]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ParseError(path, "not UTF-8 text", data[: error.start].count(b"\n") + 1) from error
+    text = _COLOUR.sub("", text)
     if "\0" in text:
         raise ParseError(path, "holds NUL characters, as a damaged file does", text[: text.index("\0")].count("\n") + 1)
     return text.replace("\r\n", "\n").split("\n")
 
 
 def read_head(path: Path) -> bytes:
-    """The first bytes of a file, by which readers know their formats; raises `ParseError` where it cannot be read."""
+    """The first bytes of a file, by which readers know their formats, without byte-order mark and terminal colours.
+
+    Raises `ParseError` where it cannot be read.
+    """
     try:
         with path.open("rb") as handle:
-            return handle.read(HEAD_BYTES)
+            return _COLOUR_BYTES.sub(b"", handle.read(HEAD_BYTES).removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise ParseError(path, f"cannot be read ({error.strerror or error})") from error
 
@@ -162,8 +179,8 @@ def refuse_binary(path: Path, head: bytes) -> None:
     if head[:2] == b"\x1f\x8b":
         raise ParseError(
             path,
-            "a gzip file (vaitrace --xat writes a compressed pickle, which can run code): not read; "
-            "unpack an archive, and of vaitrace give the folder of CSV files",
+            "a gzip file: not read; unpack it first (but what vaitrace --xat writes is a pickle inside, which can run "
+            "code: of vaitrace give the folder of CSV files)",
         )
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         raise ParseError(path, "a pickle, which can run code: not read; give the tool's text or CSV output instead")

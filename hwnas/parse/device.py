@@ -8,6 +8,7 @@ from hwnas.parse.base import Reader, Reading, parsers
 from hwnas.parse.where import line_of, read_object
 
 FORMAT = "hwnas-device"
+FILE = "device.json"
 FIELDS = ("device", "runtime_version", "precision", "batch", "threads")
 
 
@@ -16,7 +17,7 @@ class Device(Reader):
     """An object with `format`, `version` 1 and any of the fields of a target."""
 
     def matches(self, path: Path, head: bytes) -> bool:
-        return head.lstrip()[:1] == b"{" and f'"{FORMAT}"'.encode() in head
+        return path.name == FILE or (head.lstrip()[:1] == b"{" and f'"{FORMAT}"'.encode() in head)
 
     def read(self, path: Path) -> Reading:
         value = read_object(path)

@@ -92,8 +92,7 @@ class OpenVino(Family):
             subject=name if not model or not isinstance(model, str) else model_name(model),
             source=source,
             costs=costs,
-            device=str(setup.get("target device") or setup.get("target_device") or texts.get("device", "")),
-            runtime="openvino",
+            runtime=_runtime(str(setup.get("target device") or setup.get("target_device") or texts.get("device", ""))),
             runtime_version=texts.get("version", ""),
             batch=Where(source).count(batch, "batch size") if batch is not None else None,
             threads=int(figures["threads"]) if "threads" in figures else None,
@@ -102,6 +101,15 @@ class OpenVino(Family):
             parts=layers,
         )
         return Reading((record,), source)
+
+
+def _runtime(plugin: str) -> str:
+    """`openvino`, or such as `openvino-gpu` where another plugin than the processor's ran the model.
+
+    The plugin is not the device: which processor or board it was, `device.json` says.
+    """
+    names = {name.partition(".")[0] for name in re.findall(r"[A-Z.0-9]+", plugin.upper())} - {"CPU", "AUTO", "0", ""}
+    return "-".join(("openvino", *sorted(name.lower() for name in names)))
 
 
 def _batch(setup: Mapping[str, Any], default: float | None) -> Any:

@@ -97,7 +97,7 @@ def _cost(
         return Cost(figures["average"], n=n), ("mean_only",)
     assert profile is not None
     steady = profile.runs_ms[1:] if len(profile.runs_ms) > 1 else profile.runs_ms
-    return median_cost(steady), () if len(profile.runs_ms) > 1 else ("first_run_only",)
+    return median_cost(steady), ("profiled", *(() if len(profile.runs_ms) > 1 else ("first_run_only",)))
 
 
 def _runtime(profile: Profile | None) -> str:

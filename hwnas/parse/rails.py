@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -262,8 +263,9 @@ class MappedColumns(Reader):
             raise InputError("a column mapping names either `rails` (with `time`) or `metrics` (with `subject`)")
         if mapping.rails and (mapping.time is None or (mapping.start is None) != (mapping.end is None)):
             raise InputError("a mapping of rails names the column `time`, and both `start` and `end` or neither")
-        if mapping.time_unit not in SECONDS or mapping.power_unit not in MILLIWATTS:
-            raise InputError(f"time_unit is one of {', '.join(SECONDS)}, power_unit one of {', '.join(MILLIWATTS)}")
+        self.time_scale = SECONDS[_unit(mapping.time, "time_unit", mapping.time_unit, SECONDS)] if mapping.time else 1.0
+        self.power_scales = {rail: MILLIWATTS[_unit(name, "power_unit", mapping.power_unit, MILLIWATTS)]
+                             for rail, name in mapping.rails.items()}  # fmt: skip
         if mapping.metrics and mapping.subject is None:
             raise InputError("a mapping of metrics names the column `subject`")
         for metric in mapping.metrics:
@@ -302,9 +304,9 @@ class MappedColumns(Reader):
 
     def _power(self, path: Path, rows: list[dict[str, str]]) -> tuple[Record, ...]:
         m = self.mapping
-        scale = SECONDS[m.time_unit]
+        scale = self.time_scale
         times = scale * _column(path, rows, str(m.time))
-        rails = {rail: MILLIWATTS[m.power_unit] * _column(path, rows, name) for rail, name in m.rails.items()}
+        rails = {rail: self.power_scales[rail] * _column(path, rows, name) for rail, name in m.rails.items()}
         window = (
             (Window(path.stem, scale * m.start, scale * m.end, m.inferences),)
             if m.start is not None and m.end is not None
@@ -326,6 +328,20 @@ class MappedColumns(Reader):
             Record(row[str(m.subject)], path, {metric: Cost(float(costs[metric][n])) for metric in costs}, **shared)
             for n, row in enumerate(rows)
         )
+
+
+def _unit(column: str, key: str, stated: str | None, known: Mapping[str, float]) -> str:
+    """The unit of `column`: as the mapping's `key` states it, or as the column's name ends; raises `InputError`."""
+    if stated is not None and stated not in known:
+        raise InputError(f"{key} is {stated!r}, expected one of {', '.join(known)}")
+    ending = re.search(r"[ _(\[]([A-Za-z]+)[)\]]?$", column)
+    own = ending[1] if ending and ending[1] in known else None
+    unit = stated or own
+    if unit is None:
+        raise InputError(f"a column mapping says in which unit {column!r} is: {key} is one of {', '.join(known)}")
+    if own not in (None, unit):
+        raise InputError(f"{key} is {stated}, but the column {column!r} says {own}; correct one of them")
+    return unit
 
 
 def _column(path: Path, rows: list[dict[str, str]], name: str) -> NDArray[np.float64]:

@@ -162,19 +162,30 @@ def parse(
         names = ", ".join(map(str, paths))
         known = f"no log of the known formats ({', '.join(parsers)}), or damaged in its first lines"
         raise refused[0] if refused else ParseError(names, f"{known}; read other CSV files with a column mapping")
-    records = [record for reading in readings for record in reading.records]
     _check_devices(readings)
     subjects = Subjects(space, manifests)
     entries = []
-    for record in records:
+    for record in (subjects.completed(record) for reading in readings for record in reading.records):
         primitive = subjects.find(record)
         entries.append(Entry(record, primitive.key if primitive else None, subjects.architecture(record)))
+    _check_matched(entries, space)
     environment = _environment(readings)
     table = _table(entries, environment, space)
     report = ParseReport(table, tuple(entries), tuple(unread), tuple(refused), environment)
     if out is not None:
         report.save(out)
     return report
+
+
+def _check_matched(entries: Sequence[Entry], space: SearchSpace | None) -> None:
+    """Refuse logs of models none of which is of the space that the table is to be of."""
+    timed = [entry.record for entry in entries if any(metric.startswith("latency") for metric in entry.record.costs)]
+    if space is not None and timed and not any(entry.primitive or entry.arch for entry in entries):
+        raise ParseError(
+            timed[0].source,
+            f"{timed[0].subject} is no primitive of {space.spec}, nor is any of the other {len(entries) - 1} records: "
+            "leave logs inside their bundle, which says what its models are, and give the space that it was made for",
+        )
 
 
 def _files(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
@@ -301,20 +312,23 @@ def _table(entries: list[Entry], environment: dict[str, Any], space: SearchSpace
 
 
 def _target(records: list[Record], environment: dict[str, Any]) -> Target:
-    """The target that all records share; what neither a record nor the device's description says is `unknown`."""
-    values: dict[str, Any] = dict.fromkeys(("device", "runtime", "precision"), "unknown")
+    """The target that all records share.
+
+    What neither a record nor the device's description says is `unknown`, 0 threads, and a batch of 1.
+    """
+    values: dict[str, Any] = {**dict.fromkeys(("device", "runtime", "precision"), "unknown"), "threads": 0}
     for record in records:
         for name in ("device", "runtime", "runtime_version", "precision", "batch", "threads"):
             value = getattr(record, name)
             if value in (None, ""):
                 continue
-            if values.get(name, "unknown") not in ("unknown", value):
+            if values.get(name, "unknown") not in ("unknown", 0, value):
                 raise ParseError(
                     record.source, f"has {name} {value}, the logs before it {values[name]}: parse them apart"
                 )
             values[name] = value
     for name, value in environment.get("target", {}).items():
-        if values.setdefault(name, value) != value and values[name] != "unknown":
+        if values.setdefault(name, value) not in ("unknown", 0, value):
             raise ParseError(
                 records[0].source, f"has {name} {values[name]}, the device's description {value}: parse them apart"
             )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hwnas.core.bundle import read_models
+from hwnas.core.bundle import read_manifest
 from hwnas.core.errors import InputError, ParseError
 from hwnas.parse.base import Record
+from hwnas.parse.family import base_name
 from hwnas.spaces import Primitive, SearchSpace
 from hwnas.spaces.mobile import conv, div8, linear, mbconv, pool
 
@@ -29,9 +32,28 @@ class Subjects:
 
     def __init__(self, space: SearchSpace | None, manifests: list[Path]) -> None:
         self._space = {p.key: p for p in space.primitives()} if space is not None else None
+        self._spec = space.spec if space is not None else None
         self._models: dict[str, dict[str, Any]] = {}
+        self._bundles: dict[str, Mapping[str, Any]] = {}
         for path in manifests:
-            self._models.update(read_models(path))
+            manifest = read_manifest(path)
+            self._models |= manifest["models"]
+            self._bundles |= dict.fromkeys(manifest["models"], manifest)
+
+    def completed(self, record: Record) -> Record:
+        """`record` with the batch of the bundle whose model ran.
+
+        Raises `ParseError` where the log tells another batch, or lies in the file of another of the bundle's models.
+        """
+        named, where = base_name(record.source), record.source
+        if named in self._models and named != record.subject:
+            raise ParseError(where, f"is of {record.subject} by its text, of the bundle's {named} by its name")
+        batch = self._bundles.get(record.subject, {}).get("batch")
+        if batch is None or record.batch == batch:
+            return record
+        if record.batch is not None:
+            raise ParseError(where, f"has batch {record.batch}, the bundle's {record.subject} was made for {batch}")
+        return replace(record, batch=batch)
 
     def find(self, record: Record) -> Primitive | None:
         """The primitive that ran, or None where it is none (of the space, where one is given).
@@ -52,9 +74,10 @@ class Subjects:
         return candidates[0] if candidates else None
 
     def architecture(self, record: Record) -> str | None:
-        """The architecture's notation, where the bundle's model is a whole network."""
+        """The architecture's notation, where the bundle's model is a whole network (of the space, if one is given)."""
         arch = self._models.get(record.subject, {}).get("arch")
-        return str(arch) if arch is not None else None
+        of = self._bundles.get(record.subject, {}).get("space", self._spec)
+        return str(arch) if arch is not None and self._spec in (None, of) else None
 
 
 def _described(name: str) -> list[Primitive]:

@@ -28,7 +28,10 @@ _STATED = {
     "Inference": "mean",
     "no stats": "mean",
 }
-_SETTINGS = {"graph": r"Graph: \[(.+)\]", "threads": r"Num threads: \[(\d{1,6})\]"}
+_SETTINGS = {
+    "graph": r"Graph: \[(.+)\]",
+    "threads": r"(?:Num threads|#threads used for CPU inference): \[(\d{1,6})\]",
+}
 _ASKED = re.compile(r"Use (gpu|nnapi|hexagon|coreml)\s*: \[1\]", re.IGNORECASE)
 _APPLIED = re.compile(r"pplied (\S+) delegate, and the model graph will be (\w+) executed")
 _NOT_APPLIED = re.compile(r"Though (\S+) delegate is explicitly applied, the model graph will not be executed")

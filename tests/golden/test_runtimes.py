@@ -122,7 +122,8 @@ def test_openvino_text_reports_and_counters(logs: Path) -> None:
     found = records(logs / "openvino")
     assert latency(found["net"]) == 2.48
     assert found["net"].costs["throughput_ips"].value == 399.68
-    assert (found["net"].runtime_version, found["net"].device, found["net"].threads) == ("2024.3", "CPU", 2)
+    about = found["net"]
+    assert (about.runtime, about.runtime_version, about.device, about.threads) == ("openvino", "2024.3", "", 2)
     assert [part.name for part in found["net"].parts] == ["conv1", "fc"]
     assert found["cpp"].batch == 2
     assert latency(found["alone"]) == pytest.approx(2.154)

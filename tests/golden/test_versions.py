@@ -1,6 +1,8 @@
 """True logs of other versions, options and systems than those of `runtimes`: read with the right numbers."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -530,3 +532,53 @@ def test_a_primitive_of_which_only_a_throughput_is_known_is_listed(tmp_path: Pat
     report = parse([tmp_path])
     assert report.without_latency == ("1:global_pool[9x5x5]",)
     assert report.to_json()["without_latency"] == ["1:global_pool[9x5x5]"]
+
+
+@pytest.mark.parametrize("path", ["trtexec", "onnxruntime", "openvino", "tvm", "tflite"])
+def test_marks_and_colours_that_tools_and_editors_add(tmp_path: Path, path: str) -> None:
+    plain = {e.record.subject: e.record.costs for e in parse([LOGS / path]).entries}
+    shutil.copytree(LOGS / path, tmp_path / path)
+    for file in (tmp_path / path).rglob("*.*"):
+        if file.is_file():
+            text = file.read_bytes()
+            colour = b"" if text.lstrip()[:1] in b"[{" else b"\x1b[1;32m"
+            file.write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", colour + b"\n"))
+    assert {e.record.subject: e.record.costs for e in parse([tmp_path / path]).entries} == plain
+
+
+def test_openvino_runs_on_what_device_json_names(tmp_path: Path) -> None:
+    shutil.copytree(NET, tmp_path / "net")
+    described = {"format": "hwnas-device", "version": 1, "device": "Xeon X", "precision": "fp32", "threads": 2}
+    (tmp_path / "net" / "device.json").write_text(json.dumps(described))
+    report = parse([tmp_path / "net"])
+    assert report.entries[0].record.device == "" and report.environment["target"]["device"] == "Xeon X"
+    for path in (tmp_path / "net").glob("benchmark_*"):
+        path.write_text(path.read_text().replace("target device;CPU", "target device;GPU.0"))
+    assert parse([tmp_path / "net"]).entries[0].record.runtime == "openvino-gpu"
+
+
+def test_threads_that_a_log_states_twice(tmp_path: Path) -> None:
+    runs = "count=1 curr=5\nInference timings in us: Init: 9, First inference: 5, Warmup (avg): 5, Inference (avg): 5\n"
+    (tmp_path / "a.txt").write_text(f"Num threads: [1]\n#threads used for CPU inference: [4]\nSTARTING!\n{runs}")
+    with pytest.raises(ParseError, match="threads is 4 here and 1 before"):
+        parse([tmp_path / "a.txt"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"time_unit": None}, "in which unit 'clock' is: time_unit"),
+        ({"power_unit": None, "rails": {"core": "core"}}, "in which unit 'core' is: power_unit"),
+        ({"power_unit": "mW"}, "power_unit is mW, but the column 'core (W)' says W"),
+        ({"power_unit": "kW"}, "power_unit is 'kW', expected one of"),
+    ],
+)
+def test_units_are_never_guessed(tmp_path: Path, changed: dict[str, Any], why: str) -> None:
+    rows = [f"{i * 20},{1.5 if 10 <= i <= 30 else 1.0},1" for i in range(50)]
+    (tmp_path / "a.csv").write_text("\n".join(["clock,core (W),core", *rows]) + "\n")
+    window: dict[str, Any] = {"start": 200, "end": 600, "inferences": 40}
+    asked: dict[str, Any] = {"time": "clock", "time_unit": "ms", "rails": {"core": "core (W)"}, **window}
+    record = parse([tmp_path / "a.csv"], mapping=ColumnMapping(**asked)).entries[0].record
+    assert record.costs["energy_mj"].value == pytest.approx(0.4 * 1500 / 40)
+    with pytest.raises(InputError, match=re.escape(why)):
+        parse([tmp_path / "a.csv"], mapping=ColumnMapping(**{**asked, **changed}))

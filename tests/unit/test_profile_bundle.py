@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hwnas.core.errors import InputError
+from hwnas.core.errors import InputError, ParseError
 from hwnas.parse import parse
 from hwnas.profile.bundle import SCRIPTS, emit_files
 from hwnas.spaces import get_space
@@ -41,10 +41,13 @@ print(f"Total inference requests: {{len(times)}}")
 print(f"Average inference time cost: {{1e3 * sum(times) / len(times):.9f}} ms")
 print(f"Total inference run time: {{sum(times):.9f}} s")
 """
-BENCHMARK_MODEL = """#!/bin/sh
+RUNS = """count=50 first=601 curr=599 min=590 max=640 avg=600.5 std=8
+Inference timings in us: Init: 900, First inference: 601, Warmup (avg): 601, Inference (avg): 600.5
+"""
+BENCHMARK_MODEL = f"""#!/bin/sh
 echo "Explicitly applied GPU delegate, and the model graph will be completely executed by the delegate."
-echo "count=50 first=601 curr=599 min=590 max=640 avg=600.5 std=8"
-echo "Inference timings in us: Init: 900, First inference: 601, Warmup (avg): 601, Inference (avg): 600.5"
+cat <<END
+{RUNS}END
 """
 
 
@@ -102,6 +105,58 @@ def test_the_runs_logs_give_a_table_of_the_whole_space(
     assert sum(entry.arch is not None for entry in report.entries) == 2
 
 
+def test_logs_are_of_the_bundle_that_they_lie_in(bundle: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    assert run(folder / "run_onnxruntime.sh", environment).returncode == 0
+    logs = folder / "logs" / "onnxruntime"
+    described = (logs / "device.json").read_text()
+    (logs / "device.json").unlink()
+    table = parse([logs]).table
+    assert table is not None and (table.target.batch, table.target.device) == (2, "unknown")
+    (logs / "device.json").write_text(described.replace('"batch": 2', '"batch": 4'))
+    with pytest.raises(ParseError, match="has batch 2, the device's description 4"):
+        parse([logs])
+    (logs / "device.json").write_text("[]")
+    with pytest.raises(ParseError, match=r"device\.json"):
+        parse([logs])
+    (logs / "device.json").write_text(described)
+    with pytest.raises(ParseError, match=r"no primitive of nasbench201.*inside their bundle"):
+        parse([logs], space=get_space("nasbench201"))
+    shutil.copytree(logs, tmp_path / "elsewhere")
+    with pytest.raises(ParseError, match="inside their bundle"):
+        parse([tmp_path / "elsewhere"], space=get_space(SPACE))
+
+
+def test_a_log_under_the_name_of_another_model(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    log = f"Graph: [tflite/p00001.tflite]\n#threads used for CPU inference: [1]\nSTARTING!\n{RUNS}"
+    (folder / "p00001.txt").write_text(log)
+    assert parse([folder / "p00001.txt"]).entries[0].record.batch == 2
+    (folder / "p00001.txt").rename(folder / "p00002.txt")
+    with pytest.raises(ParseError, match="is of p00001 by its text, of the bundle's p00002 by its name"):
+        parse([folder / "p00002.txt"])
+
+
+def test_runs_of_two_kinds_do_not_mix(bundle: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle, folder)
+    for path in sorted((folder / "onnx").glob("*.onnx"))[1:]:
+        path.unlink()
+    assert run(folder / "run_onnxruntime.sh", environment).returncode == 0
+    for changed in ({"HWNAS_DEVICE": "A100"}, {"THREADS": "2"}):
+        before = (folder / "logs" / "onnxruntime" / "device.json").read_text()
+        done = run(folder / "run_onnxruntime.sh", {**environment, **changed})
+        assert done.returncode == 2 and "move it away" in done.stderr and done.stderr.count("\n") == 1
+        assert (folder / "logs" / "onnxruntime" / "device.json").read_text() == before
+    unnamed = {key: value for key, value in environment.items() if key != "HWNAS_DEVICE"}
+    for option in (["-e", "cuda"], ["-ecuda"]):
+        assert "set HWNAS_DEVICE" in run(folder / "run_onnxruntime.sh", unnamed, *option).stderr
+    assert run(folder / "run_onnxruntime.sh", environment, "-e", "cuda").returncode == 0
+    assert len(list((folder / "logs" / "onnxruntime_-e_cuda").glob("*.txt"))) == 1
+
+
 def test_a_stopped_run_goes_on_with_the_models_it_lacks(
     bundle: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -129,8 +184,9 @@ def test_an_accelerator_is_not_described_as_the_processor(
     tool.write_text(BENCHMARK_MODEL)
     tool.chmod(0o755)
     unnamed = {key: value for key, value in environment.items() if key != "HWNAS_DEVICE"}
-    done = run(folder / "run_tflite.sh", unnamed, "--use_gpu=true")
-    assert done.returncode == 2 and "set HWNAS_DEVICE" in done.stderr
+    for option in ("--use_gpu=true", "--use_gpu", "--use_nnapi=1"):
+        done = run(folder / "run_tflite.sh", unnamed, option)
+        assert done.returncode == 2 and "set HWNAS_DEVICE" in done.stderr
     assert run(folder / "run_tflite.sh", environment, "--use_gpu=true").returncode == 0
     table = parse([folder / "logs"], space=get_space(SPACE)).table
     assert table is not None

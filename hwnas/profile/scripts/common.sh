@@ -35,10 +35,36 @@ device_name() {
     printf '%s' "${name:-$(uname -m)}" | tr -d '"\\\n'
 }
 
-# describe FOLDER PRECISION THREADS: write what the tool's own logs do not say.
+# log_folder TOOL [OPTION...]: make a folder for the logs of a tool with these options; gives its path.
+log_folder() {
+    local folder
+    folder="$bundle/logs/$(printf '%s' "$*" | tr -c 'A-Za-z0-9._=-' '_')"
+    mkdir -p "$folder"
+    printf '%s' "$folder"
+}
+
+# describe FOLDER PRECISION THREADS: write what the tool's own logs do not say; stop where they are of something else.
 describe() {
-    printf '{"format": "hwnas-device", "version": 1, "device": "%s", "precision": "%s", "batch": %s, "threads": %s}\n' \
-        "$(device_name)" "$2" "$(batch)" "$3" >"$1/device.json"
+    local text
+    text="$(printf '{"format": "hwnas-device", "version": 1, "device": "%s", "precision": "%s", "batch": %s, "threads": %s}' \
+        "$(device_name)" "$2" "$(batch)" "$3")"
+    if [ -s "$1/device.json" ] && [ "$(cat "$1/device.json")" != "$text" ]; then
+        echo "$1 holds logs of another device, precision or number of threads: move it away, or run as before" >&2
+        exit 2
+    fi
+    printf '%s\n' "$text" >"$1/device.json"
+}
+
+# has PATTERN OPTION...: whether one of the options is as PATTERN, an extended regular expression, says.
+has() {
+    local pattern="$1" option
+    shift
+    for option in "$@"; do
+        if [[ $option =~ ^($pattern)$ ]]; then
+            return 0
+        fi
+    done
+    return 1
 }
 
 # accelerated: stop where nobody has named the accelerator that runs the models, for it is not the processor.

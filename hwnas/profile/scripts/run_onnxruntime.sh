@@ -8,12 +8,10 @@
 need onnxruntime_perf_test
 runs="${RUNS:-200}"
 threads="${THREADS:-1}"
-logs="$bundle/logs/onnxruntime"
-mkdir -p "$logs"
-case " $* " in
-    *\ -e\ cpu\ *) ;;
-    *\ -e\ *) accelerated ;;
-esac
+if has '-e.*' "$@" && ! [[ " $* " =~ \ -e\ ?cpu\  ]]; then
+    accelerated
+fi
+logs="$(log_folder onnxruntime "$@")"
 describe "$logs" fp32 "$threads"
 
 for model in "$bundle"/onnx/*.onnx; do
@@ -25,4 +23,4 @@ for model in "$bundle"/onnx/*.onnx; do
         mv "$logs/$name.part" "$logs/$name.txt"
     fi
 done
-echo "now: hwnas parse $logs --space SPACE --out table.csv"
+echo "now: hwnas parse '$logs' --space SPACE --out table.csv"

@@ -29,15 +29,12 @@ fi
 
 need benchmark_model
 threads="${THREADS:-1}"
-logs="$bundle/logs/tflite"
 precision=fp32
-case " $* " in
-    *\ --use_gpu=true\ * | *\ --use_nnapi=true\ * | *\ --use_hexagon=true\ * | *\ --use_coreml=true\ * | *\ --external_delegate_path=*)
-        accelerated
-        precision="" # the delegate chooses it, and says so nowhere
-        ;;
-esac
-mkdir -p "$logs"
+if has '--use_(gpu|nnapi|hexagon|coreml)(=(true|1))?|--external_delegate_path=.*' "$@"; then
+    accelerated
+    precision="" # the delegate chooses it, and says so nowhere
+fi
+logs="$(log_folder tflite "$@")"
 describe "$logs" "$precision" "$threads"
 for model in "$bundle"/tflite/*.tflite; do
     name="$(basename "$model" .tflite)"
@@ -47,4 +44,4 @@ for model in "$bundle"/tflite/*.tflite; do
         mv "$logs/$name.part" "$logs/$name.txt"
     fi
 done
-echo "now: hwnas parse $logs --space SPACE --out table.csv"
+echo "now: hwnas parse '$logs' --space SPACE --out table.csv"

@@ -6,14 +6,12 @@
 
 need trtexec
 precision="${PRECISION:-fp32}"
-logs="$bundle/logs/trtexec"
-mkdir -p "$logs"
-options=()
 case "$precision" in
-    fp32) options+=(--noTF32) ;;
-    fp16) options+=(--fp16) ;;
+    fp32) options=(--noTF32) ;;
+    fp16) options=(--fp16) ;;
     *) echo "PRECISION is $precision, expected fp32 or fp16" >&2; exit 2 ;;
 esac
+logs="$(log_folder trtexec "${options[@]}" "$@")"
 
 for model in "$bundle"/onnx/*.onnx; do
     name="$(basename "$model" .onnx)"
@@ -23,4 +21,4 @@ for model in "$bundle"/onnx/*.onnx; do
         mv "$logs/$name.part" "$logs/$name.txt"
     fi
 done
-echo "now: hwnas parse $logs --space SPACE --out table.csv"
+echo "now: hwnas parse '$logs' --space SPACE --out table.csv"
