@@ -11,8 +11,12 @@ bundle="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 board="$1"
 folder="${2:-hwnas_bundle}"
 
-ssh "$board" mkdir -p "$folder"
+quoted="$(printf %q "$folder")" # for the shell of the board, which reads the command once more
+
+# shellcheck disable=SC2029
+ssh "$board" "mkdir -p $quoted"
 scp -r "$bundle/board" "$bundle/xmodels" "$bundle/hwnas_bundle.json" "$board:$folder/"
-ssh -t "$board" python3 "$folder/board/run.py"
+# shellcheck disable=SC2029
+ssh -t "$board" "python3 $quoted/board/run.py"
 scp -r "$board:$folder/logs" "$bundle/"
-echo "now: hwnas parse $bundle/logs --space SPACE --out table.csv"
+echo "now: hwnas parse '$bundle/logs' --space SPACE --out table.csv"

@@ -120,7 +120,8 @@ def _written(report: dict[str, Any], target: str | None) -> str:
     if report.get("simulated"):
         return f"{report['out']}: simulated costs of {target}"
     counts = f"{report['primitives']} primitives and {report['networks']} networks"
-    return f"{report['out']}: {counts}; copy it to the device"
+    left_out = f"; {len(report['left_out'])} left out (--json says why)" if report["left_out"] else ""
+    return f"{report['out']}: {counts}{left_out}; copy it to the device"
 
 
 def _batches(text: str) -> list[int]:

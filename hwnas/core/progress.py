@@ -48,8 +48,8 @@ class Task:
         now = time.monotonic()
         if now - self._logged >= LOG_EVERY_S and is_first_process():
             self._logged = now
-            left = (now - self._started) * (self.total - done) / done if done else float("nan")
-            print(f"{self.title}: {done:g} of {self.total:g} {note}, about {left:.0f} s left", file=sys.stderr)
+            left = f", about {(now - self._started) * (self.total - done) / done:.0f} s left" if done else ""
+            print(f"{self.title}: {done:g} of {self.total:g} {note}".rstrip() + left, file=sys.stderr)
 
 
 @contextmanager

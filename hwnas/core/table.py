@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.core.documents import COST_TABLE, TABLE_FILE
+from hwnas.core.documents import COST_TABLE, RUN, TABLE_FILE
 from hwnas.core.errors import InputError, MissingCostError, ParseError
 from hwnas.core.files import data_folder, read_text, write_text
 from hwnas.core.target import Target
@@ -173,6 +173,8 @@ def shipped_tables() -> Iterator[list[Path]]:
 def _found(path: Path) -> Iterator[Path]:
     """The CSV file that is meant by `path`."""
     if path.exists():
+        if (path / RUN.file).is_file() and not (path / TABLE_FILE).exists():
+            raise InputError(f"{path}: this run has no cost table yet; repeat the command that was to make it")
         yield _csv_path(path)
         return
     with shipped_tables() as shipped:

@@ -25,6 +25,7 @@ from hwnas.core.errors import InputError
 from hwnas.core.files import data_folder, write_json
 from hwnas.core.progress import progress
 from hwnas.fpga.checker import check_primitive, sample_of, supported
+from hwnas.fpga.demand import block_demand
 from hwnas.fpga.quantize import quantize
 from hwnas.fpga.targets import DpuTarget
 from hwnas.spaces import Graph, Primitive, SearchSpace
@@ -63,9 +64,15 @@ def emit_bundle(
     sources: dict[str, dict[str, Any]] = {}
     with progress(f"models for {target.name}", len(subjects)) as task:
         for name, subject in subjects.items():
-            _emit_model(folder / "onnx" / f"{name}.onnx", subject, images)
-            models[name] = subject.entry
-            sources[name] = _describe(subject.graph)
+            try:
+                _emit_model(folder / "onnx" / f"{name}.onnx", subject, images)
+            except InputError as error:
+                if "primitive" not in subject.entry:
+                    raise
+                left_out[subject.entry["primitive"]] = f"not quantised by itself: {error}"
+            else:
+                models[name] = subject.entry
+                sources[name] = _describe(subject.graph)
             task.advance(note=name)
     write_json(folder / "models.json", sources)
     write_json(folder / "arch.json", {"fingerprint": target.fingerprint})
@@ -82,35 +89,40 @@ class _Subject:
 def _subjects(
     space: SearchSpace, target: DpuTarget, networks: int, seed: int
 ) -> tuple[dict[str, _Subject], dict[str, str]]:
-    mask = supported(space.primitives(), target)
-    if not mask.any():
+    fits = supported(space.primitives(), target)
+    reasons = [_reason(primitive, ok, target) for primitive, ok in zip(space.primitives(), fits, strict=True)]
+    left_out = {primitive.key: why for primitive, why in zip(space.primitives(), reasons, strict=True) if why}
+    if all(reasons):
         raise InputError(f"the DPU {target.name} runs no primitive of {space.spec}; see `hwnas fpga check`")
-    left_out = {
-        primitive.key: _reason(primitive, target)
-        for primitive, fits in zip(space.primitives(), mask, strict=True)
-        if not fits
-    }
     subjects = {}
     for index, primitive in enumerate(space.primitives()):
-        if mask[index]:
+        if not reasons[index]:
             graph = Graph.alone(primitive, space.bn_eps)
             subjects[f"p{index:05d}"] = _Subject(graph, {"primitive": primitive.key})
+    mask = np.array([not why for why in reasons])
     for index, row in enumerate(sample_of(space, mask, networks, seed)):
         subjects[f"n{index:05d}"] = _Subject(space.graph(row), {"arch": space.format(row)})
     return subjects, left_out
 
 
-def _reason(primitive: Primitive, target: DpuTarget) -> str:
-    report = check_primitive(primitive, target)
-    return report.on_cpu[0].reason if report.on_cpu else f"{len(report.subgraphs)} DPU subgraphs"
+def _reason(primitive: Primitive, fits: bool, target: DpuTarget) -> str:
+    """Why a primitive is no model of the bundle; empty where it is one."""
+    if len(primitive.inputs) > 1:
+        return "a block of several inputs"
+    if not fits:
+        report = check_primitive(primitive, target)
+        return report.on_cpu[0].reason if report.on_cpu else f"{len(report.subgraphs)} DPU subgraphs"
+    try:
+        block_demand([primitive], target)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _emit_model(path: Path, subject: _Subject, images: ArrayLike | None) -> None:
     if path.exists():
         return
     graph = subject.graph
-    if len(graph.inputs) > 1:
-        raise InputError(f"{subject.entry}: blocks of several inputs are not emitted")
     if images is None or "arch" not in subject.entry:
         rng = np.random.default_rng(0)
         images = rng.standard_normal((CALIBRATION_INPUTS, *graph.inputs[0])).astype(np.float32)

@@ -70,7 +70,10 @@ class _Step:
 
 
 def _steps(primitive: Primitive) -> list[_Step]:
-    """The body with BatchNorm and ReLU folded away and h-swish in its two parts."""
+    """The body with BatchNorm and ReLU folded away and h-swish in its two parts.
+
+    A BatchNorm with no layer before it to fold into is a depthwise convolution of 1 x 1.
+    """
     alias: dict[str, str] = {}
     steps: list[_Step] = []
     for node in primitive.body:
@@ -79,7 +82,11 @@ def _steps(primitive: Primitive) -> list[_Step]:
         if isinstance(node.op, ChannelShuffle | Zeros) or function in ("swish", "sigmoid"):
             what = function or type(node.op).__name__
             raise InputError(f"no engine of a DPU runs {what}, in {primitive.key!r}; leave such blocks out")
-        if isinstance(node.op, BatchNorm) or function in ("relu", "relu6"):
+        before = next((step.op for step in steps if step.name == inputs[0]), None)
+        if isinstance(node.op, BatchNorm) and not isinstance(before, Conv | Linear):
+            scaling = Conv(node.output[0], groups=node.output[0])
+            steps.append(_Step(node.name, "depthwise", scaling, inputs, node.shapes[0], node.output))
+        elif isinstance(node.op, BatchNorm) or function in ("relu", "relu6"):
             alias[node.name] = inputs[0]
         elif function == "h_swish":
             gate = f"{node.name}.gate"
@@ -87,6 +94,8 @@ def _steps(primitive: Primitive) -> list[_Step]:
             steps.append(_Step(node.name, "eltwise", node.op, (*inputs, gate), node.shapes[0], node.output))
         else:
             steps.append(_Step(node.name, _engine(node.op), node.op, inputs, node.shapes[0], node.output))
+    if not steps:
+        raise InputError(f"no engine of a DPU runs {primitive.key!r} by itself: it belongs to the layer before it")
     return steps
 
 

@@ -103,8 +103,8 @@ def quantize(
         other = _int8(tuned(prepared, positions, calibration, asked), positions, calibration)
         if _snr_db(prepared, other, calibration) > _snr_db(prepared, data, calibration):
             data, steps = other, asked
-    write_bytes(out, data)
     report = _report(given.SerializeToString(), data, test, None if labels is None else np.asarray(labels)[:split])
+    write_bytes(out, data)
     return replace(report, tuned=steps)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field
 
 from hwnas.core.config import Config, parse_config
 from hwnas.core.errors import InputError, UnknownNameError
@@ -50,10 +51,10 @@ class DpuTarget(Config):
     title: str
     family: str
     device: str
-    clock_mhz: float
-    pixel_parallel: int
-    channel_parallel: int
-    bank_depth: int
+    clock_mhz: float = Field(gt=0, allow_inf_nan=False)
+    pixel_parallel: int = Field(ge=1)
+    channel_parallel: int = Field(ge=1)
+    bank_depth: int = Field(ge=1)
     source: str
     limits: dict[str, Limit]
     leaky_relu_alpha: Known

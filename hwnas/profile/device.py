@@ -66,7 +66,7 @@ def local_target(runtime: str, settings: Settings) -> Target:
     if settings.device == "gpu" and not settings.remote and not gpus():
         raise UnavailableError("--device gpu: no GPU is found on this machine; use --device cpu")
     if settings.device not in ("cpu", "gpu"):
-        raise UnavailableError(f"--device {settings.device}: this machine measures on cpu or gpu")
+        raise UnavailableError(f"--device {settings.device}: cpu and gpu are measured here; fpga and file take --emit")
     if settings.batch < 1:
         raise InputError(f"--batch {settings.batch}: at least one image is measured")
     if not settings.remote and not 1 <= settings.threads <= len(usable_cores()):

@@ -130,6 +130,11 @@ class History:
         """What the latencies of `item` are referred to."""
         return Reference(self.typical_ms, self.felt[self.kinds.get(item, NETWORK)])
 
+    def tried(self, subjects: Iterable[Subject], series: int = 0) -> list[Subject]:
+        """Those of `subjects` that were sampled, or have failed."""
+        items = self.store.items(self.target, series)
+        return [s for s in subjects if (item := items.get(s.id, -1)) in self.failures or self.blocks.get(item)]
+
     def measurements(self, subjects: Iterable[Subject], *, series: int = 0, goal: float = Effort.goal,
                      metric: str = LATENCY.name) -> dict[Subject, Measurement]:
         """What is known of `subjects`; latencies are drift corrected, and one without a sample is `failed`."""

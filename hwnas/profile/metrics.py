@@ -15,6 +15,7 @@ from typing import Any
 
 from hwnas.core.errors import InputError, UnavailableError, UnknownNameError
 from hwnas.core.files import replacing
+from hwnas.core.progress import say
 from hwnas.core.table import Cost
 from hwnas.core.target import Target
 from hwnas.core.units import ENERGY as ENERGY_MJ
@@ -37,6 +38,7 @@ LOG_WINDOW_S = 1.0
 LONGEST_WINDOW_S = 60.0
 SAMPLES_A_WINDOW = 25
 GAP_SHARE = 0.1
+STALE_S = 60.0
 LATE_S = 3.0
 LATE_STEP_S = 0.25
 
@@ -61,7 +63,12 @@ class Plan:
                 raise UnknownNameError("metric", name, COLUMNS)
         effort = replace(effort, memory=MEMORY in metrics)
         if power_log is not None:
-            spacing = MeterLog.load(power_log).spacing_s
+            log = MeterLog.load(power_log)
+            if len(log.times_s) and abs(behind := time.time() - log.times_s[-1]) > STALE_S:
+                when = f"{abs(behind):.0f} s {'ago' if behind > 0 else 'ahead'}"
+                say(f"{power_log}: its newest sample is of {when}; what is measured now gets an energy only if the log "
+                    "grows meanwhile, on this machine's clock")
+            spacing = log.spacing_s
             window_s = LOG_WINDOW_S if math.isnan(spacing) else max(LOG_WINDOW_S, SAMPLES_A_WINDOW * spacing)
             if window_s > LONGEST_WINDOW_S:
                 raise InputError(f"{power_log}: {spacing:.3g} s from one sample to the next is too slow: a window of "

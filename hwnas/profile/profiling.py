@@ -173,16 +173,19 @@ def _open(folder: Path, target: Target, store: str | Path | None, goal: float) -
 
 
 def _write(run: Run, store: Store, settings: Settings, unmeasurable: Mapping[str, str]) -> None:
-    """Derive the table and the networks' file from the samples, for everything this folder was ever asked for."""
-    primitives = list(dict.fromkeys(s for request in run.requests for s in request.primitives()))
+    """Derive the table and the networks' file from the samples: all that this folder was ever asked for and is tried.
+
+    What an earlier request was cut off before is not there; that request goes on with it.
+    """
     history = History(store, run.target)
+    primitives = history.tried(dict.fromkeys(s for request in run.requests for s in request.primitives()))
     found = collect(history, primitives, run.metrics, FIRST, run.goal)
     unmeasurable = {**left_out(found, run.metrics), **unmeasurable}
     manifest = {**stamp(), "spaces": list(dict.fromkeys(request.space for request in run.requests)),
                 "seeds": sorted({request.seed for request in run.requests}), "goal": run.goal,
                 "environment": environment(settings), **({"unmeasurable": unmeasurable} if unmeasurable else {})}
     CostTable(run.target, cost_rows(found), manifest).save(run.folder / TABLE_FILE)
-    networks = list(dict.fromkeys(s for request in run.requests for s in request.sampled()))
+    networks = history.tried(dict.fromkeys(s for request in run.requests for s in request.sampled()))
     if networks:
         first, again = (collect(history, networks, run.metrics, series, run.goal) for series in (FIRST, REPEAT))
         write_networks(run.folder / NETWORKS_FILE, first, again)

@@ -157,7 +157,8 @@ class Run:
         """Why primitives and networks, by name, have no cost."""
         subjects = dict.fromkeys(s for request in self.requests for s in [*request.primitives(), *request.sampled()])
         with Store(self.store, read_only=True) as store:
-            found = History(store, self.target).measurements(subjects, series=FIRST)
+            history = History(store, self.target)
+            found = history.measurements(history.tried(subjects), series=FIRST)
         return {subject.name: each.reason for subject, each in found.items() if each.verdict == "failed"}
 
     def summary(self) -> dict[str, Any]:

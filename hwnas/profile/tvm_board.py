@@ -46,6 +46,8 @@ class Tracker:
 
     def _connect(self) -> None:
         host, _, port = self.address.rpartition(":")
+        if not (host and port.isascii() and port.isdigit()):
+            raise BoardError(f"--remote {self.address}: write HOST:PORT of an RPC tracker, such as localhost:9190")
         try:
             socket.create_connection((host, int(port)), timeout=REPLY_S).close()
             self.connection = rpc.connect_tracker(host, int(port))

@@ -263,3 +263,13 @@ def test_two_monitors_of_one_name_are_refused(board: Path) -> None:
     with pytest.raises(RuntimeError, match="two power monitors"):
         power.find_rails(str(board))
     assert power.find_rails(str(board / "nowhere")) == {}
+
+
+def test_blocks_that_are_no_model_of_their_own_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    space = get_space("nasbench201")
+    report = emit_bundle(space, B4096, tmp_path / "bundle")
+    models = json.loads((tmp_path / "bundle" / "hwnas_bundle.json").read_text())["models"]
+    there = {entry["primitive"] for entry in models.values()}
+    assert there.isdisjoint(report.left_out) and there | set(report.left_out) == {p.key for p in space.primitives()}
+    assert there and "several inputs" in report.left_out["1:add[16x32x32+16x32x32]"]
+    assert sorted(path.stem for path in (tmp_path / "bundle" / "onnx").iterdir()) == sorted(models)

@@ -232,3 +232,16 @@ def test_a_simulated_run_takes_the_place_of_its_like_alone(tmp_path: Path) -> No
             simulate_run(space, B4096, tmp_path)
         assert (tmp_path / kept).read_bytes() == before
         (tmp_path / "run.json").unlink(missing_ok=True)
+
+
+def test_a_batchnorm_by_itself_is_a_depthwise_convolution() -> None:
+    small, large = (Primitive.of("bn_relu", (64, side, side)) for side in (8, 64))
+    times = simulate([small, large], B4096).latency_ms
+    assert 0 < times[0] < times[1]
+
+
+@pytest.mark.parametrize("line", ["clock_mhz: -300", "clock_mhz: 0", "pixel_parallel: 0", "bank_depth: -1"])
+def test_a_dpu_that_cannot_be(tmp_path: Path, line: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"extends: zcu102-b4096\n{line}\n")
+    with pytest.raises(InputError, match=line.split(":")[0]):
+        get_target(tmp_path / "mine.yaml")
