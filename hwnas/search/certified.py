@@ -22,7 +22,7 @@ from hwnas.search.verify import Certificate, Claim, certify, claims_of, decisive
 
 MEASURED = 24
 A_ROUND = 4
-ROOM, NEAR = 0.02, 0.05
+ROOM, NEAR = 0.03, 0.05
 
 Certificates = list[Certificate]
 Solve = Callable[[Problem], tuple[Result, list[Candidate]]]
@@ -61,8 +61,8 @@ def certified(
     Each round measures the best finalists interleaved, and where one keeps its budgets, all of them once more (in the
     same company: beside others a network runs slower than alone). Where none keeps its budgets with the whole of its
     confidence interval, the costs are corrected by what was measured (see `corrected`) and the search goes on; also
-    where the winner leaves room in its budgets, because it costs less than predicted: once, with `use_up` until one
-    does not. A target that is not this machine ends it at once, not measured.
+    where the winner leaves room in its budgets because it surely costs less than predicted, once; with `use_up` as long
+    as there are finalists that may use a budget up. A target that is not this machine ends it at once, not measured.
     """
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
         finalists = _Finalists(store or Path(folder) / SAMPLES_FILE, seed, use_up)
@@ -82,7 +82,7 @@ def _until_certified(
         winner = min(finalists.candidates.values(), key=finalists.rank)
         certificates = finalists.known[winner.arch]
         result = _awarded(result, winner, finalists.known)
-        kept, room = standing(certificates) == 0, leaves_room(certificates)
+        kept, room = standing(certificates) == 0, leaves_room(certificates, not finalists.use_up)
         enough = kept and (not room or (had_room and not finalists.use_up))
         if enough or not new or len(finalists.known) >= measured:
             return result, certificates
@@ -137,24 +137,22 @@ def standing(certificates: Certificates) -> int:
 
 
 def uses_up(certificates: Certificates) -> bool:
-    """Whether the worse end of a measured interval, or what is not measured, is within `ROOM` of its budget."""
-    return any(_used(certificate) >= 1 - ROOM for certificate in certificates)
+    """Whether a budget is used but for `ROOM` of it, as measured, or as predicted where nothing is."""
+    return any(_share(c.claim, c.measured) >= 1 - ROOM for c in certificates)
 
 
-def leaves_room(certificates: Certificates) -> bool:
-    """Whether no budget is used up, and one that was thought nearly so, to `NEAR`, is surely used less than thought."""
+def leaves_room(certificates: Certificates, surely: bool = True) -> bool:
+    """Whether no budget is used up, and one that was thought to be, to `NEAR`, is (`surely`) used less than thought."""
     return not uses_up(certificates) and any(
-        _used(c) < (thought := _share(c.claim, c.claim.predicted)) and thought >= 1 - NEAR for c in certificates
+        (thought := _share(c.claim, c.claim.predicted)) >= 1 - NEAR
+        and not (surely and _share(c.claim, c.worst) >= thought)
+        for c in certificates
     )
 
 
-def _used(certificate: Certificate) -> float:
-    worst = certificate.worst
-    return _share(certificate.claim, certificate.claim.predicted if worst is None else worst)
-
-
-def _share(claim: Claim, value: float) -> float:
-    """The share of the budget that `value` takes; 0 where that cannot be said."""
+def _share(claim: Claim, value: float | None) -> float:
+    """The share of the budget that `value` takes, the prediction where it is None; 0 where that cannot be said."""
+    value = claim.predicted if value is None else value
     if min(claim.budget, value) <= 0:
         return 0.0
     return value / claim.budget if claim.upper else claim.budget / value
