@@ -121,6 +121,8 @@ def _certified(certificate: dict[str, Any]) -> str:
     claim = f"{certificate['quantity']} {'<=' if certificate['upper'] else '>='} {certificate['budget']:.5g}"
     if certificate["measured"] is None:
         return f"{claim}: {certificate['status'].replace('_', ' ')}: {certificate['reason']}"
+    if certificate["verdict"] == "exact":
+        return f"{claim}: {certificate['status']}: counted {certificate['measured']:.5g}"
     low, high = certificate["low"], certificate["high"]
     return f"{claim}: {certificate['status']}: measured {certificate['measured']:.5g} (95 %: {low:.5g} to {high:.5g})"
 

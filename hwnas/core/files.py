@@ -18,9 +18,13 @@ from hwnas.core.errors import InputError
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and takes the place of `path`.
 
-    Raises `InputError` where the folder cannot be written or the disk is full; what stood there before stays.
+    A link stays one. Raises `InputError` where `path` is there and no file, the folder cannot be written or the disk is
+    full; what stood there before stays.
     """
-    final = Path(path)
+    final = Path(os.path.realpath(path))
+    if final.exists() and not final.is_file():
+        what = "folder" if final.is_dir() else "device"
+        raise InputError(f"cannot write {path}: it is a {what}; choose another --out")
     temporary: Path | None = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -45,11 +49,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def check_folder(path: str | Path | None) -> None:
-    """Raise `InputError` where `path` cannot become a folder, before any work is done for it."""
+    """Raise `InputError` where `path` cannot become a folder of ours, before any work is done for it."""
     for part in [] if path is None else [Path(path), *Path(path).parents]:
         if part.exists():
             if not part.is_dir():
                 raise InputError(f"cannot write into {path}: {part} is a file; choose another --out")
+            if not os.access(part, os.W_OK | os.X_OK):
+                raise InputError(f"cannot write into {path}: {part} is closed to this user; choose another --out")
             return
 
 
@@ -70,12 +76,22 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path, what: str = "JSON file") -> dict[str, Any]:
     """Read a JSON object; raises `InputError` with the file and the line where it is missing or broken."""
     try:
-        value = json.loads(read_text(path, what))
+        value = json.loads(read_text(path, what), object_pairs_hook=distinct)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not a readable {what} ({error.msg})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a readable {what} ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a {what}: it holds a {type(value).__name__} where an object was expected")
     return value
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `object_pairs_hook`; raises `ValueError` where a key stands twice in it."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return values
 
 
 def read_text(path: str | Path, what: str = "file") -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from hwnas.core.errors import ParseError
+from hwnas.core.files import distinct
 from hwnas.parse.base import read_lines
 
 PRINTED = 1e-4
@@ -144,14 +145,7 @@ def line_of(path: Path, text: str) -> Where:
 
 
 def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_constant)
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return values
+    return json.JSONDecoder(object_pairs_hook=distinct, parse_constant=_no_constant)
 
 
 def _no_constant(name: str) -> NoReturn:

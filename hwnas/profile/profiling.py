@@ -10,6 +10,7 @@ from typing import Any
 
 from hwnas.core.documents import NETWORKS_FILE, RUN, SAMPLES_FILE, TABLE_FILE, stamp
 from hwnas.core.errors import InputError
+from hwnas.core.files import check_folder
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings
@@ -55,6 +56,7 @@ def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxru
     settings = settings or Settings()
     request = choose.request(space, networks, seed, repeats)
     target, plan = local_target(runtime, settings), Plan.of(metrics, power_log, settings, effort or Effort())
+    check_folder(out)
     run = _open(Path(out), target, store, plan.effort.goal).measuring(plan.metrics)
     request = request.choosing(choose.design(request)).continuing(run.requests)
     with Store(run.store) as samples:

@@ -90,9 +90,10 @@ def infeasible(problem: Problem, ranges: dict[str, Range], best_accuracy: float 
     alone = ", ".join(f"{name} from {least:.6g} to {most:.6g}" for name, (least, most) in ranges.items())
     accuracy = "" if best_accuracy is None else f"; the best accuracy found under the budgets is {best_accuracy:.6g}"
     sure = "" if problem.confidence is None else f" with confidence {problem.confidence:g}"
+    together = f" at once; each alone reaches {alone}" if len(problem.constraints) > 1 and alone else ""
+    loosen = "one of them" if len(problem.constraints) > 1 else "it"
     return InfeasibleBudgetError(
-        f"no network of {problem.space.spec} was found with {asked}{sure} at once; "
-        f"each alone reaches {alone or 'any value'}{accuracy}; loosen one of them"
+        f"no network of {problem.space.spec} was found with {asked}{sure}{together}{accuracy}; loosen {loosen}"
     )
 
 

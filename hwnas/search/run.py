@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from hwnas.core.arrays import Array
+from hwnas.core.documents import SEARCH
 from hwnas.core.errors import InputError
 from hwnas.core.files import check_folder
-from hwnas.core.progress import progress
+from hwnas.core.progress import progress, say
 from hwnas.search.algorithm import algorithms, objectives
 from hwnas.search.certified import MEASURED, Solve, certified
 from hwnas.search.evaluator import Evaluator, Scored
@@ -67,6 +68,8 @@ def search(
     """
     check_folder(out)
     problem = make_problem(space, accuracy, costs, max=max, min=min, confidence=confidence)
+    if out is not None and (Path(out) / SEARCH.file).exists():
+        say(f"{out} holds a search, which this one replaces at its end")
 
     def run(asked: Problem) -> tuple[Result, list[Candidate]]:
         return solve(asked, algorithm, seed, front=front, evaluations=evaluations, seconds=seconds)

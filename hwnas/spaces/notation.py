@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hwnas.core.files import distinct
 from hwnas.spaces.base import SearchSpace, bad_architecture
 
 Layout = Mapping[str, list[int] | int]
@@ -49,8 +50,8 @@ class JsonSpace(SearchSpace):
 
     def _fields(self, text: str) -> dict[str, Any]:
         try:
-            values = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+            values = json.loads(text, object_pairs_hook=distinct)
+        except (ValueError, RecursionError) as error:
             raise bad_architecture(self, text, f"not JSON ({error})") from error
         if not isinstance(values, dict):
             raise bad_architecture(self, text, f"an object with {', '.join(self.layout)} is expected")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwnas.train.config import DataConfig, NetworkConfig, OneShotConfig, SupernetConfig
+from hwnas.train.config import DataConfig, NetworkConfig, OneShotConfig, RunConfig, SupernetConfig
 from hwnas.train.data import datasets
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = [
     "DataConfig",
     "NetworkConfig",
     "OneShotConfig",
+    "RunConfig",
     "SupernetConfig",
     "datasets",
     "load_network",

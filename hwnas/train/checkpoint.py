@@ -55,10 +55,10 @@ def save(
         files[group] = {"file": path.name, "sha256": _digest(path)}
     document.write(folder / document.file, {**about, "step": step, "files": files})
     kept = {entry["file"] for entry in files.values()}
-    for group in files:
-        for path in [*folder.glob(f"{group}-{STEP}.safetensors"), *folder.glob(f".{group}-{STEP}.safetensors.*")]:
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
+    own = [pattern for group in files for pattern in (f"{group}-{STEP}.safetensors", f".{group}-{STEP}.safetensors.*")]
+    for path in (path for pattern in (*own, f".{document.file}.*") for path in folder.glob(pattern)):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
 
 
 def read(folder: str | Path, document: Document) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def tensors(folder: str | Path, about: Mapping[str, Any], group: str) -> dict[st
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}: the checkpoint lacks its {group}; train it again") from error
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder}: cannot read the checkpoint's {group}: {error}") from error
+        raise InputError(f"{folder}: cannot read the checkpoint's {group} ({error}); train it again") from error
 
 
 def put_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -101,8 +101,8 @@ def load_data(config: DataConfig, side: int, num_classes: int) -> DataSet:
     data = datasets.get(config.name)(config, config.size or side)
     if len(data.classes) != num_classes:
         raise InputError(
-            f"{data.source} has {len(data.classes)} classes, the space {num_classes}: "
-            f"give the space num_classes={len(data.classes)}"
+            f"{data.source} has {len(data.classes)} classes (labels up to {len(data.classes) - 1}), the space "
+            f"{num_classes}: correct the labels, or give the space num_classes={len(data.classes)}"
         )
     for name, images in (("training", data.train), ("validation", data.val), ("test", data.test)):
         if not len(images):

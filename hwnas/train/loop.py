@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hwnas.core.documents import NETWORK, SUPERNET, Document
 from hwnas.core.errors import InputError
+from hwnas.core.files import check_folder
 from hwnas.core.progress import Task, progress, say
 from hwnas.spaces.modules import channels_last
 from hwnas.train import checkpoint
@@ -211,6 +212,8 @@ class Run:
     def _restore(self) -> tuple[int, dict[str, Tensor]]:
         """The step to go on from and the optimiser's momentum; weights are put in place."""
         if not (self.folder / self.document.file).exists():
+            if any(self.folder.glob("weights-*.safetensors")):
+                say(f"{self.folder} holds weights, but no {self.document.file} of a whole checkpoint: it starts anew")
             return 0, {}
         about = checkpoint.read(self.folder, self.document)
         _same_run(self.folder, about, self.about)
@@ -231,7 +234,8 @@ def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _own_folder(folder: Path, document: Document) -> None:
-    """Raises `InputError` where `folder` holds another kind of training, whose files would be mixed with this one's."""
+    """Raises `InputError` where `folder` cannot be one, or holds another kind of training, which must not be mixed."""
+    check_folder(folder)
     for other in {SUPERNET, NETWORK} - {document}:
         if (folder / other.file).exists():
             raise InputError(f"{folder} holds a {other.what} ({other.file}): choose another --out")

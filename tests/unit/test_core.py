@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import hwnas
 from hwnas.core.config import Config, load_config
 from hwnas.core.documents import Document, stamp
 from hwnas.core.errors import InputError, MissingCostError, ParseError, TargetMismatchError, UnknownNameError
-from hwnas.core.files import read_json, replacing, write_json
+from hwnas.core.files import read_json, replacing, write_json, write_text
 from hwnas.core.registry import Registry
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
@@ -192,3 +194,21 @@ def test_a_document_is_told_from_others(tmp_path: Path, found: str | None, why: 
     path.unlink() if found is None else path.write_text(found)
     with pytest.raises(InputError, match=why):
         document.read(path)
+
+
+def test_only_files_are_replaced_and_links_stay(tmp_path: Path) -> None:
+    (tmp_path / "real.txt").write_text("before")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    write_text(tmp_path / "link.txt", "after")
+    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text() == "after"
+    os.mkfifo(tmp_path / "pipe")
+    for other, what in (("pipe", "device"), (".", "folder")):
+        with pytest.raises(InputError, match=f"it is a {what}"):
+            write_text(tmp_path / other, "after")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": 1, "b": {"c": 1, "c": 2}}')
+    with pytest.raises(InputError, match="stands twice"):
+        read_json(tmp_path / "a.json")

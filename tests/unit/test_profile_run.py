@@ -60,6 +60,19 @@ def test_the_same_command_measures_nothing_twice(folder, tmp_path):
     assert (folder / "table.csv").read_bytes() == table
 
 
+def test_what_an_earlier_request_was_cut_off_before_has_not_failed(folder, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(folder, out)
+    content = json.loads((out / "run.json").read_text())
+    more = [get_space(SPACE).format(row) for row in random_networks(get_space(SPACE), 5, 0)]
+    content["requests"].append({**content["requests"][0], "networks": 5, "repeats": 0, "chosen": more})
+    (out / "run.json").write_text(json.dumps(content))
+    run = profile(SPACE, out, networks=3, repeats=2, effort=QUICK)
+    assert len(run.requests) == 2 and run.networks().num_rows == 3
+    assert run.failures() == {} and run.summary()["failed"] == 0
+    assert profile(SPACE, out, networks=5, effort=QUICK).networks().num_rows == 5
+
+
 def test_another_space_is_added_and_what_they_share_is_measured_once(folder, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(folder, out)
@@ -172,7 +185,7 @@ def test_what_a_backend_cannot_do_names_those_that_can(monkeypatch):
 
 
 def test_a_folder_that_cannot_be_made():
-    with pytest.raises(StoreError) as raised:
+    with pytest.raises((InputError, StoreError)) as raised:
         profile(SPACE, "/proc/self/hwnas", effort=QUICK)
     assert "\n" not in str(raised.value)
 
