@@ -28,6 +28,8 @@ _TEXT = {
     "threads": r"INFERENCE_NUM_THREADS:\s*(\d+)",
     "first": r"First inference took (\S+) ms",
 }
+_NO_LAYOUT = re.compile(r" / \[\.\.\.\] / \[(\d{1,6}),\d+,\d+,\d+\]")
+"""An input whose layout the model does not tell: the tool then says a batch of 1, whatever the input's first side."""
 _NAMES = {
     "total number of iterations": "count",
     "iterations_num": "count",
@@ -83,10 +85,12 @@ class OpenVino(Family):
             what = f"{key} (in {parts['log'].name} and here)"
             Where(parts["report"]).agree(what, stated[key], text[key], absolute=_TWO_DIGITS)
         figures = {**text, **stated}
+        setup_batch = _batch(setup, figures.get("batch"))
+        images = int(texts["images"]) if "images" in texts and setup_batch in (None, 1, "1") else 1
         source = next(parts[part] for part in ("report", "log", "counters") if part in parts)
         layers = _read_counters(parts["counters"]) if "counters" in parts else ()
-        costs, flags = _cost(figures, layers)
-        batch = _batch(setup, figures.get("batch"))
+        costs, flags = _cost(figures, layers, images)
+        batch = images if images > 1 else setup_batch
         model = setup.get("topology") or setup.get("m") or setup.get("path_to_model")
         record = Record(
             subject=name if not model or not isinstance(model, str) else model_name(model),
@@ -117,11 +121,14 @@ def _batch(setup: Mapping[str, Any], default: float | None) -> Any:
     return default if value is None else str(value).strip("[]")
 
 
-def _cost(figures: Mapping[str, float], layers: tuple[Part, ...]) -> tuple[dict[str, Cost], tuple[str, ...]]:
+def _cost(
+    figures: Mapping[str, float], layers: tuple[Part, ...], images: int
+) -> tuple[dict[str, Cost], tuple[str, ...]]:
+    """Costs and flags; `images` stand in each inference that the tool takes for one of a single image."""
     n = int(figures.get("count", 0))
     costs = {}
     if "throughput" in figures:
-        costs["throughput_ips"] = Cost(figures["throughput"], n=n)
+        costs["throughput_ips"] = Cost(images * figures["throughput"], n=n)
     if "median" in figures:
         return costs | {"latency_ms": Cost(figures["median"], n=n)}, ()
     if "average" in figures:
@@ -179,6 +186,8 @@ def _read_text(path: Path) -> tuple[dict[str, float], dict[str, str]]:
             if ("shapes" not in texts or name == "throughput") and (match := re.search(pattern, line)):
                 scale = 1e-3 if match.lastindex == 2 and match[2] == "us" else 1.0
                 where.once(figures, name, scale * where.number(match[1], name))
+        if match := _NO_LAYOUT.search(line):
+            texts.setdefault("images", match[1])
         if match := re.search(r"Build ?\.+ (\d+\.\d+)", line):
             texts.setdefault("version", match[1])
         if match := re.search(r"Execution Devices:\s*(\[.*\]|\S+)", line):

@@ -582,3 +582,14 @@ def test_units_are_never_guessed(tmp_path: Path, changed: dict[str, Any], why: s
     assert record.costs["energy_mj"].value == pytest.approx(0.4 * 1500 / 40)
     with pytest.raises(InputError, match=re.escape(why)):
         parse([tmp_path / "a.csv"], mapping=ColumnMapping(**{**asked, **changed}))
+
+
+@pytest.mark.parametrize(("layout", "batch", "rate"), [("[...]", 8, 3197.44), ("[N,C,H,W]", 1, 399.68)])
+def test_openvino_takes_a_batch_without_a_layout_for_one_image(
+    tmp_path: Path, layout: str, batch: int, rate: float
+) -> None:
+    shown = f"[ INFO ]     input (node: input) : f32 / {layout} / [8,16,32,32]\n"
+    (tmp_path / "a.txt").write_text((NET / "benchmark_app.txt").read_text() + shown)
+    found = parse([tmp_path / "a.txt"]).entries[0].record
+    assert (found.batch, latency(found)) == (batch, 2.48)
+    assert found.costs["throughput_ips"].value == pytest.approx(rate)
