@@ -11,7 +11,12 @@ bundle="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 board="$1"
 folder="${2:-hwnas_bundle}"
 
-quoted="$(printf %q "$folder")" # for the shell of the board, which reads the command once more
+# The shell of the board reads the command once more, and knows where home is.
+# shellcheck disable=SC2088
+case "$folder" in
+    "~/"*) quoted="~/$(printf %q "${folder#"~/"}")" ;;
+    *) quoted="$(printf %q "$folder")" ;;
+esac
 
 # shellcheck disable=SC2029
 ssh "$board" "mkdir -p $quoted"

@@ -22,11 +22,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     full; what stood there before stays.
     """
     final = Path(os.path.realpath(path))
-    if final.exists() and not final.is_file():
-        what = "folder" if final.is_dir() else "device"
-        raise InputError(f"cannot write {path}: it is a {what}; choose another --out")
     temporary: Path | None = None
     try:
+        if final.exists() and not final.is_file():
+            what = "folder" if final.is_dir() else "device"
+            raise InputError(f"cannot write {path}: it is a {what}; choose another --out")
         final.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
         os.close(descriptor)
@@ -51,12 +51,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def check_folder(path: str | Path | None) -> None:
     """Raise `InputError` where `path` cannot become a folder of ours, before any work is done for it."""
     for part in [] if path is None else [Path(path), *Path(path).parents]:
-        if part.exists():
-            if not part.is_dir():
-                raise InputError(f"cannot write into {path}: {part} is a file; choose another --out")
-            if not os.access(part, os.W_OK | os.X_OK):
-                raise InputError(f"cannot write into {path}: {part} is closed to this user; choose another --out")
-            return
+        try:
+            if not part.exists():
+                continue
+        except OSError as error:
+            raise InputError(f"cannot write into {path}: {error.strerror}; choose another --out") from error
+        if not part.is_dir():
+            raise InputError(f"cannot write into {path}: {part} is a file; choose another --out")
+        if not os.access(part, os.W_OK | os.X_OK):
+            raise InputError(f"cannot write into {path}: {part} is closed to this user; choose another --out")
+        return
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

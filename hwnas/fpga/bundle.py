@@ -28,6 +28,7 @@ from hwnas.fpga.checker import check_primitive, sample_of, supported
 from hwnas.fpga.demand import block_demand
 from hwnas.fpga.quantize import quantize
 from hwnas.fpga.targets import DpuTarget
+from hwnas.fpga.validate import NotQuantisedError
 from hwnas.spaces import Graph, Primitive, SearchSpace
 from hwnas.spaces.graph import BN_EPS
 from hwnas.spaces.ops import Activation, Add, AvgPool, BatchNorm, Conv, GlobalAvgPool, Linear, Mul, Op
@@ -66,7 +67,7 @@ def emit_bundle(
         for name, subject in subjects.items():
             try:
                 _emit_model(folder / "onnx" / f"{name}.onnx", subject, images)
-            except InputError as error:
+            except NotQuantisedError as error:
                 if "primitive" not in subject.entry:
                     raise
                 left_out[subject.entry["primitive"]] = f"not quantised by itself: {error}"

@@ -177,5 +177,7 @@ def sample_of(space: SearchSpace, allowed: NDArray[np.bool_], n: int, seed: int)
         fitting = drawn[padded[space.blocks(drawn)].all(axis=1)]
         found = space.distinct(np.concatenate([found, fitting]))
     if len(found) < n:
-        raise InputError(f"found {len(found)} networks of {space.spec} that the DPU runs whole, {n} were asked for")
+        raise InputError(
+            f"found {len(found)} networks of {space.spec} made of blocks that the DPU runs, {n} were asked for"
+        )
     return found[:n]

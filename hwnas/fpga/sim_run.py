@@ -59,11 +59,10 @@ def simulate_run(
         raise InputError(f"the DPU {dpu.name} has no engine for any primitive of {space.spec}")
     allowed = np.array([primitive.key in table.rows for primitive in space.primitives()])
     rows = _networks(space, dpu, model, allowed, networks, seed) if networks else {}
-    of = {"space": space.spec, "target": sim_target(dpu).to_json()}
+    of = {"space": space.spec, "dpu": dpu.to_json()}
     _check_same(folder, of)
-    SIMULATED_RUN.write(
-        folder / SIMULATED_RUN.file, {**of, "networks": networks, "seed": seed, "environment": {"hwnas": __version__}}
-    )
+    about = {"target": sim_target(dpu).to_json(), "environment": {"hwnas": __version__}}
+    SIMULATED_RUN.write(folder / SIMULATED_RUN.file, {**of, **about, "networks": networks, "seed": seed})
     (folder / NETWORKS_FILE).unlink(missing_ok=True)
     table.save(folder / TABLE_FILE)
     if rows:
@@ -78,7 +77,7 @@ def _check_same(folder: Path, of: dict[str, Any]) -> None:
     path = folder / SIMULATED_RUN.file
     if path.exists():
         found = SIMULATED_RUN.read(path)
-        if {name: found.get(name) for name in of} != of:
+        if {name: found.get(name, value) for name, value in of.items()} != of:
             raise InputError(f"{folder} holds a simulated run of another space or DPU; choose another --out")
     elif (taken := folder / TABLE_FILE).exists() or (taken := folder / NETWORKS_FILE).exists():
         raise InputError(f"{taken} is of no simulated run; choose another --out")

@@ -16,12 +16,16 @@ from hwnas.spaces.onnx_graph import load_model
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
+class NotQuantisedError(InputError):
+    """A model without a QDQ pair, such as one in which nothing could be quantised."""
+
+
 def validate(model: str | Path | bytes | onnx.ModelProto) -> list[Rule]:
     """Every rule that the model is subject to, broken ones included.
 
     Rules of a QDQ pair: int8, zero point 0, one scale a tensor, the scale a power of two. Rules of a node: all its
     data and its bias are quantised, and the shifts between their positions stay in the DPU's range.
-    Raises `InputError` where the model cannot be read or holds no QDQ pair.
+    Raises `InputError` where the model cannot be read, `NotQuantisedError` where it holds no QDQ pair.
     """
     proto = load_model(model)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
@@ -29,7 +33,7 @@ def validate(model: str | Path | bytes | onnx.ModelProto) -> list[Rule]:
     position: dict[str, int] = {}
     pairs = [node for node in proto.graph.node if node.op_type in QDQ]
     if not pairs:
-        raise InputError("the model holds no QuantizeLinear or DequantizeLinear: it is not quantised in QDQ form")
+        raise NotQuantisedError("the model holds no QuantizeLinear or DequantizeLinear: it is not in QDQ form")
     for node in pairs:
         rules += _pair_rules(node, constants, position)
     for node in proto.graph.node:

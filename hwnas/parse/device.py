@@ -23,7 +23,7 @@ class Device(Reader):
         value = read_object(path)
         where = line_of(path, FORMAT)
         if value.pop("format", None) != FORMAT or value.pop("version", None) != 1:
-            where.refuse(f"not a {FORMAT} of version 1")
+            where.refuse(f"not a {FORMAT} of version 1; give another tool's file another name than {FILE}")
         unknown = sorted(set(value) - set(FIELDS))
         if unknown:
             where.refuse(f"unknown fields: {', '.join(unknown)}; known are {', '.join(FIELDS)}")

@@ -28,8 +28,9 @@ _TEXT = {
     "threads": r"INFERENCE_NUM_THREADS:\s*(\d+)",
     "first": r"First inference took (\S+) ms",
 }
-_NO_LAYOUT = re.compile(r" / \[\.\.\.\] / \[(\d{1,6}),\d+,\d+,\d+\]")
-"""An input whose layout the model does not tell: the tool then says a batch of 1, whatever the input's first side."""
+_LISTING = re.compile(r"(?:Model|Network) (inputs|outputs):")
+_INPUT = re.compile(r" / \[([^\]]*)\] / \[(\d{1,6}),\d+,\d+,\d+\]")
+_PLUGIN = re.compile(r"CPU|GPU|NPU|GNA|VPUX|MYRIAD|HDDL")
 _NAMES = {
     "total number of iterations": "count",
     "iterations_num": "count",
@@ -96,7 +97,7 @@ class OpenVino(Family):
             subject=name if not model or not isinstance(model, str) else model_name(model),
             source=source,
             costs=costs,
-            runtime=_runtime(str(setup.get("target device") or setup.get("target_device") or texts.get("device", ""))),
+            runtime=_runtime(texts.get("device", ""), setup),
             runtime_version=texts.get("version", ""),
             batch=Where(source).count(batch, "batch size") if batch is not None else None,
             threads=int(figures["threads"]) if "threads" in figures else None,
@@ -107,13 +108,14 @@ class OpenVino(Family):
         return Reading((record,), source)
 
 
-def _runtime(plugin: str) -> str:
-    """`openvino`, or such as `openvino-gpu` where another plugin than the processor's ran the model.
+def _runtime(ran: str, setup: Mapping[str, Any]) -> str:
+    """`openvino`, or such as `openvino-gpu` where other plugins than the processor's ran the model or were asked to.
 
-    The plugin is not the device: which processor or board it was, `device.json` says.
+    A plugin is not the device: which processor or board it was, `device.json` says. `openvino-auto` is one that chose.
     """
-    names = {name.partition(".")[0] for name in re.findall(r"[A-Z.0-9]+", plugin.upper())} - {"CPU", "AUTO", "0", ""}
-    return "-".join(("openvino", *sorted(name.lower() for name in names)))
+    asked = str(setup.get("target device") or setup.get("target_device", ""))
+    names = set(_PLUGIN.findall((ran or asked).upper())) or {asked.upper().partition(":")[0] or "CPU"}
+    return "-".join(("openvino", *sorted(map(str.lower, names)))) if names != {"CPU"} else "openvino"
 
 
 def _batch(setup: Mapping[str, Any], default: float | None) -> Any:
@@ -186,18 +188,33 @@ def _read_text(path: Path) -> tuple[dict[str, float], dict[str, str]]:
             if ("shapes" not in texts or name == "throughput") and (match := re.search(pattern, line)):
                 scale = 1e-3 if match.lastindex == 2 and match[2] == "us" else 1.0
                 where.once(figures, name, scale * where.number(match[1], name))
-        if match := _NO_LAYOUT.search(line):
-            texts.setdefault("images", match[1])
         if match := re.search(r"Build ?\.+ (\d+\.\d+)", line):
             texts.setdefault("version", match[1])
         if match := re.search(r"Execution Devices:\s*(\[.*\]|\S+)", line):
             texts["device"] = _device(match[1])
+    if images := _unseen_images(lines):
+        texts["images"] = images
     if not figures.keys() >= _NEEDED:
         raise ParseError(
             path, "has no count, duration and throughput: the log is cut short, or the run failed", len(lines)
         )
     _check(Where(path, len(lines)), figures, None if "shapes" in texts else figures.get("batch", 1.0))
     return figures, texts
+
+
+def _unseen_images(lines: list[str]) -> str:
+    """The first side of the input as it was last listed, where the model tells no layout; empty where it does.
+
+    The tool then takes an inference for one of a single image, whatever that side is.
+    """
+    sides, listed = "", ""
+    for line in lines:
+        if match := _LISTING.search(line):
+            listed = match[1]
+            sides = "" if listed == "inputs" else sides
+        elif listed == "inputs" and (match := _INPUT.search(line)) and not sides:
+            sides = match[2] if match[1] == "..." else ""
+    return sides
 
 
 def _device(text: str) -> str:

@@ -274,6 +274,7 @@ class MappedColumns(Reader):
             if metric not in mapping.metrics or unit not in _scales(metric):
                 known = ", ".join(f"{m} in {'/'.join(_scales(m))}" for m in mapping.metrics if _scales(m))
                 raise InputError(f"metric_units: {metric} in {unit!r} is unknown; known are {known or 'none'}")
+        self.metric_scales = {metric: _metric_scale(mapping, metric) for metric in mapping.metrics}
 
     def matches(self, path: Path, head: bytes) -> bool:
         return path.suffix in (".csv", ".tsv")
@@ -316,7 +317,7 @@ class MappedColumns(Reader):
 
     def _costs(self, path: Path, rows: list[dict[str, str]]) -> tuple[Record, ...]:
         m = self.mapping
-        scales = {metric: _scales(metric).get(m.metric_units.get(metric, ""), 1.0) for metric in m.metrics}
+        scales = self.metric_scales
         shared: dict[str, Any] = {
             "device": m.device or path.stem,
             "runtime": m.runtime,
@@ -330,13 +331,24 @@ class MappedColumns(Reader):
         )
 
 
-def _unit(column: str, key: str, stated: str | None, known: Mapping[str, float]) -> str:
-    """The unit of `column`: as the mapping's `key` states it, or as the column's name ends; raises `InputError`."""
+def _metric_scale(mapping: ColumnMapping, metric: str) -> float:
+    """The factor from the unit of a metric's column to the metric's own, which it has where nothing says another."""
+    scales, own = _scales(metric), quantity_of(metric).unit
+    if not scales:
+        return 1.0
+    return scales[_unit(mapping.metrics[metric], "metric_units", mapping.metric_units.get(metric), scales, own)]
+
+
+def _unit(column: str, key: str, stated: str | None, known: Mapping[str, float], default: str | None = None) -> str:
+    """The unit of `column`: as the mapping's `key` states it, or as the column's name ends, or the `default`.
+
+    Raises `InputError` where there is none of these, or the first two contradict each other.
+    """
     if stated is not None and stated not in known:
         raise InputError(f"{key} is {stated!r}, expected one of {', '.join(known)}")
-    ending = re.search(r"[ _(\[]([A-Za-z]+)[)\]]?$", column)
+    ending = re.search(r"(?:^|[ _(\[])([A-Za-z]+)[)\]]?$", column)
     own = ending[1] if ending and ending[1] in known else None
-    unit = stated or own
+    unit = stated or own or default
     if unit is None:
         raise InputError(f"a column mapping says in which unit {column!r} is: {key} is one of {', '.join(known)}")
     if own not in (None, unit):

@@ -198,7 +198,7 @@ def _files(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
         found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         files += [p for p in found if p.name != MANIFEST]
         manifests += [p for p in found if p.name == MANIFEST]
-        manifests += [p / MANIFEST for p in path.resolve().parents[:2] if (p / MANIFEST).is_file()]
+        manifests += [p / MANIFEST for p in path.resolve().parents[:3] if (p / MANIFEST).is_file()]
     return list(dict.fromkeys(files)), list(dict.fromkeys(manifests))
 
 

@@ -41,12 +41,14 @@ class Subjects:
             self._bundles |= dict.fromkeys(manifest["models"], manifest)
 
     def completed(self, record: Record) -> Record:
-        """`record` with the batch of the bundle whose model ran.
+        """`record` with the batch of the bundle whose model ran, and its name where only the file has it.
 
         Raises `ParseError` where the log tells another batch, or lies in the file of another of the bundle's models.
         """
         named, where = base_name(record.source), record.source
-        if named in self._models and named != record.subject:
+        if named in self._models and record.subject not in self._models:
+            record = replace(record, subject=named)
+        elif named in self._models and named != record.subject:
             raise ParseError(where, f"is of {record.subject} by its text, of the bundle's {named} by its name")
         batch = self._bundles.get(record.subject, {}).get("batch")
         if batch is None or record.batch == batch:

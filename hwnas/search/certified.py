@@ -82,7 +82,7 @@ def _until_certified(
         winner = min(finalists.candidates.values(), key=finalists.rank)
         certificates = finalists.known[winner.arch]
         result = _awarded(result, winner, finalists.known)
-        kept, room = standing(certificates) == 0, leaves_room(certificates, not finalists.use_up)
+        kept, room = standing(certificates) == 0, leaves_room(certificates, finalists.use_up)
         enough = kept and (not room or (had_room and not finalists.use_up))
         if enough or not new or len(finalists.known) >= measured:
             return result, certificates
@@ -141,12 +141,16 @@ def uses_up(certificates: Certificates) -> bool:
     return any(_share(c.claim, c.measured) >= 1 - ROOM for c in certificates)
 
 
-def leaves_room(certificates: Certificates, surely: bool = True) -> bool:
-    """Whether no budget is used up, and one that was thought to be, to `NEAR`, is (`surely`) used less than thought."""
+def leaves_room(certificates: Certificates, use_up: bool = False) -> bool:
+    """Whether no budget is used up, and one that was thought nearly so, to `NEAR`, is surely used less than thought.
+
+    With `use_up` also where it was thought to be used up, and is perhaps used less.
+    """
+    measured = [c for c in certificates if c.measured is not None and c.verdict != "exact"]
+    thought = [_share(c.claim, c.claim.predicted) for c in measured]
     return not uses_up(certificates) and any(
-        (thought := _share(c.claim, c.claim.predicted)) >= 1 - NEAR
-        and not (surely and _share(c.claim, c.worst) >= thought)
-        for c in certificates
+        share >= 1 - NEAR and (_share(c.claim, c.worst) < share or (use_up and share >= 1 - ROOM))
+        for c, share in zip(measured, thought, strict=True)
     )
 
 

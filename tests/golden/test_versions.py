@@ -552,9 +552,17 @@ def test_openvino_runs_on_what_device_json_names(tmp_path: Path) -> None:
     (tmp_path / "net" / "device.json").write_text(json.dumps(described))
     report = parse([tmp_path / "net"])
     assert report.entries[0].record.device == "" and report.environment["target"]["device"] == "Xeon X"
-    for path in (tmp_path / "net").glob("benchmark_*"):
-        path.write_text(path.read_text().replace("target device;CPU", "target device;GPU.0"))
-    assert parse([tmp_path / "net"]).entries[0].record.runtime == "openvino-gpu"
+    for asked, ran, runtime in (
+        ("GPU.0", "['GPU.0']", "openvino-gpu"), ("AUTO", "['GPU.0']", "openvino-gpu"),
+        ("AUTO:NPU,CPU", "['CPU']", "openvino"),
+        ("MULTI:CPU,GPU", "['CPU', 'GPU.0']", "openvino-cpu-gpu"), ("AUTO", "", "openvino-auto"),
+    ):  # fmt: skip
+        for path in NET.glob("benchmark_*"):
+            text = path.read_text().replace("target device;CPU", f"target device;{asked}")
+            lines = (line for line in text.splitlines() if ran or "Execution Devices" not in line)
+            changed = "\n".join(lines).replace("Execution Devices:['CPU']", f"Execution Devices:{ran}") + "\n"
+            (tmp_path / "net" / path.name).write_text(changed)
+        assert parse([tmp_path / "net"]).entries[0].record.runtime == runtime
 
 
 def test_threads_that_a_log_states_twice(tmp_path: Path) -> None:
@@ -588,8 +596,25 @@ def test_units_are_never_guessed(tmp_path: Path, changed: dict[str, Any], why: s
 def test_openvino_takes_a_batch_without_a_layout_for_one_image(
     tmp_path: Path, layout: str, batch: int, rate: float
 ) -> None:
-    shown = f"[ INFO ]     input (node: input) : f32 / {layout} / [8,16,32,32]\n"
-    (tmp_path / "a.txt").write_text((NET / "benchmark_app.txt").read_text() + shown)
+    head, tail = (NET / "benchmark_app.txt").read_text().split("[Step 5/11]")
+    listed = f"Model inputs:\n    input (node: input) : f32 / {layout} / [8,16,32,32]\nModel outputs:\n"
+    output = "    boxes (node: boxes) : f32 / [...] / [100,81,28,28]\n"
+    (tmp_path / "a.txt").write_text(f"{head}{listed}{output}[Step 5/11]{tail}")
     found = parse([tmp_path / "a.txt"]).entries[0].record
     assert (found.batch, latency(found)) == (batch, 2.48)
     assert found.costs["throughput_ips"].value == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("column", "milliseconds"), [("time (us)", 0.85), ("t_ns", 0.00085), ("ms", 850.0), ("t", 850.0)]
+)
+def test_a_column_of_costs_is_in_the_unit_that_its_name_says(
+    tmp_path: Path, column: str, milliseconds: float
+) -> None:
+    (tmp_path / "a.csv").write_text(f"block,{column}\nmine,850\n")
+    mapping = ColumnMapping(subject="block", metrics={"latency_ms": column})
+    assert latency(parse([tmp_path / "a.csv"], mapping=mapping).entries[0].record) == pytest.approx(milliseconds)
+    if column == "time (us)":
+        with pytest.raises(InputError, match="says us"):
+            contrary = mapping.model_copy(update={"metric_units": {"latency_ms": "ms"}})
+            parse([tmp_path / "a.csv"], mapping=contrary)

@@ -13,7 +13,7 @@ import hwnas
 from hwnas.core.config import Config, load_config
 from hwnas.core.documents import Document, stamp
 from hwnas.core.errors import InputError, MissingCostError, ParseError, TargetMismatchError, UnknownNameError
-from hwnas.core.files import read_json, replacing, write_json, write_text
+from hwnas.core.files import check_folder, read_json, replacing, write_json, write_text
 from hwnas.core.registry import Registry
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
@@ -205,6 +205,10 @@ def test_only_files_are_replaced_and_links_stay(tmp_path: Path) -> None:
     for other, what in (("pipe", "device"), (".", "folder")):
         with pytest.raises(InputError, match=f"it is a {what}"):
             write_text(tmp_path / other, "after")
+    with pytest.raises(InputError, match="cannot write"):
+        write_text(tmp_path / ("a" * 300), "after")
+    with pytest.raises(InputError, match="cannot write"):
+        check_folder(tmp_path / ("a" * 300))
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 

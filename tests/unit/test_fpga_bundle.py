@@ -273,3 +273,13 @@ def test_blocks_that_are_no_model_of_their_own_are_left_out_with_the_reason(tmp_
     assert there.isdisjoint(report.left_out) and there | set(report.left_out) == {p.key for p in space.primitives()}
     assert there and "several inputs" in report.left_out["1:add[16x32x32+16x32x32]"]
     assert sorted(path.stem for path in (tmp_path / "bundle" / "onnx").iterdir()) == sorted(models)
+
+
+def test_a_full_disk_is_no_reason_to_leave_a_block_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise InputError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr("hwnas.fpga.quantize.write_bytes", full)
+    with pytest.raises(InputError, match="No space left"):
+        emit_bundle(get_space(TINY), B4096, tmp_path / "bundle")
+    assert not (tmp_path / "bundle" / "hwnas_bundle.json").exists()

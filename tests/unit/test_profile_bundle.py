@@ -112,8 +112,9 @@ def test_logs_are_of_the_bundle_that_they_lie_in(bundle: Path, environment: dict
     logs = folder / "logs" / "onnxruntime"
     described = (logs / "device.json").read_text()
     (logs / "device.json").unlink()
-    table = parse([logs]).table
-    assert table is not None and (table.target.batch, table.target.device) == (2, "unknown")
+    for asked in ([logs], sorted(logs.iterdir())):
+        table = parse(asked).table
+        assert table is not None and (table.target.batch, table.target.device) == (2, "unknown")
     (logs / "device.json").write_text(described.replace('"batch": 2', '"batch": 4'))
     with pytest.raises(ParseError, match="has batch 2, the device's description 4"):
         parse([logs])
@@ -134,6 +135,10 @@ def test_a_log_under_the_name_of_another_model(bundle: Path, tmp_path: Path) -> 
     log = f"Graph: [tflite/p00001.tflite]\n#threads used for CPU inference: [1]\nSTARTING!\n{RUNS}"
     (folder / "p00001.txt").write_text(log)
     assert parse([folder / "p00001.txt"]).entries[0].record.batch == 2
+    (folder / "p00001.txt").write_text(log.replace("p00001.tflite", "p00001_float32.tflite"))
+    entry = parse([folder / "p00001.txt"], space=get_space(SPACE)).entries[0]
+    assert entry.record.subject == "p00001" and entry.primitive == get_space(SPACE).primitives()[1].key
+    (folder / "p00001.txt").write_text(log)
     (folder / "p00001.txt").rename(folder / "p00002.txt")
     with pytest.raises(ParseError, match="is of p00001 by its text, of the bundle's p00002 by its name"):
         parse([folder / "p00002.txt"])

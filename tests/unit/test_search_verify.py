@@ -189,13 +189,13 @@ def test_whether_a_winner_leaves_room(upper: bool, predicted: float, measured: f
     """The interval ends 1 % above and below what is measured."""
     found = certificate(upper, predicted, measured)
     assert leaves_room([found]) is room and uses_up([found]) is (measured > 0.97)
-    assert leaves_room([found], surely=False) is (predicted >= 0.95 and measured < 0.97)
+    assert leaves_room([found], use_up=True) is (room or (predicted >= 0.97 and measured < 0.97))
     full = certificate(upper, 0.99, 0.985)
     assert uses_up([found, full]) and not leaves_room([found, full]), "another budget is used up"
     unused = replace(found, claim=replace(found.claim, budget=0.0))
     assert not uses_up([unused]) and not leaves_room([unused])
     abroad = Certificate(found.claim, "not_measured")
-    assert uses_up([abroad]) is (predicted >= 0.97) and not leaves_room([abroad])
+    assert uses_up([abroad]) is (predicted >= 0.97) and not leaves_room([abroad], use_up=True)
 
 
 def certificate(upper: bool, predicted: float, measured: float) -> Certificate:
@@ -206,10 +206,7 @@ def certificate(upper: bool, predicted: float, measured: float) -> Certificate:
 
 
 def test_a_prediction_that_is_right_is_not_corrected(device: Device) -> None:
-    """Finalists that need 96 % of the budget, as predicted: the most accurate wins, whatever they leave.
-
-    Where the budget is to be used up, others are looked for first.
-    """
+    """Finalists that need 96 % of the budget, as predicted: the most accurate wins, whatever they leave."""
     asked = make_problem(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": 1.5})
 
     def timid_solve(problem: Problem) -> tuple[Result, list[Candidate]]:
@@ -221,8 +218,7 @@ def test_a_prediction_that_is_right_is_not_corrected(device: Device) -> None:
     for use_up in (False, True):
         device.campaigns.clear()
         result, _ = certified(asked, timid_solve, use_up=use_up)
-        assert result.best.arch == best.arch or (use_up and result.best.accuracy >= best.accuracy)
-        assert (len(device.campaigns) == 2) is not use_up and sum(device.campaigns) <= 48
+        assert result.best.arch == best.arch and len(device.campaigns) == 2
 
 
 def test_a_target_is_used_up_rather_than_left_for_a_better_guess(device: Device) -> None:
