@@ -33,7 +33,7 @@ def validate(model: str | Path | bytes | onnx.ModelProto) -> list[Rule]:
     position: dict[str, int] = {}
     pairs = [node for node in proto.graph.node if node.op_type in QDQ]
     if not pairs:
-        raise NotQuantisedError("the model holds no QuantizeLinear or DequantizeLinear: it is not in QDQ form")
+        raise NotQuantisedError("the model holds no QuantizeLinear or DequantizeLinear: not quantised in QDQ form")
     for node in pairs:
         rules += _pair_rules(node, constants, position)
     for node in proto.graph.node:
