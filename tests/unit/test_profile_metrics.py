@@ -504,6 +504,7 @@ def test_a_gpu_runtime_that_is_not_there_is_one_line(monkeypatch):
     monkeypatch.setattr("hwnas.profile.device.gpus", lambda: ["NVIDIA Fake"])
     wrong = [("onnxruntime", Settings("gpu", "int8"), "int8"), ("onnxruntime-tensorrt", Settings(), "not on cpu"),
              ("onnxruntime", Settings(cache="cold"), "by torch or torch-compile on gpu only; leave --cache"),
+             ("onnxruntime", Settings(cache="frozen"), "a cache is warm or cold, not frozen"),
              ("torch", Settings(graphs=True), "by torch or torch-compile on gpu only; leave --graphs")]
     if "CUDAExecutionProvider" not in pytest.importorskip("onnxruntime").get_available_providers():
         wrong.append(("onnxruntime", Settings("gpu"), "install onnxruntime-gpu"))

@@ -26,7 +26,7 @@ from hwnas.profile import nvidia
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Stopwatch, clocked, matrix_sentinel, no_sentinel
 
-NOBODY = "none"
+CACHES = ("warm", "cold")
 TRIALS = 32
 """Schedules to try for a kernel that no record is known of, where a tuned target is measured again."""
 
@@ -99,10 +99,10 @@ class Backend(ABC):
         if settings.precision not in cls.precisions:
             return f"it runs in {', '.join(cls.precisions)}, not in {settings.precision}"
         on_gpu = settings.device == "gpu"
+        if settings.cache not in CACHES:
+            return f"a cache is {' or '.join(CACHES)}, not {settings.cache}"
         if settings.cache not in (cls.caches if on_gpu else ("warm",)):
             able = those_that(lambda backend: settings.cache in backend.caches)
-            if able == NOBODY:
-                return f"a cache is warm or cold, not {settings.cache}"
             return f"{settings.cache} caches are measured by {able} on gpu only; leave --cache away"
         if settings.graphs and not (cls.can_graph and on_gpu):
             able = those_that(lambda backend: backend.can_graph)
@@ -167,4 +167,4 @@ backends: Registry[type[Backend]] = Registry(
 
 def those_that(can: Callable[[type[Backend]], bool]) -> str:
     """The names of the registered backends that `can`, as a message says them."""
-    return " or ".join(name for name in backends if can(backends.get(name))) or NOBODY
+    return " or ".join(name for name in backends if can(backends.get(name))) or "none"
