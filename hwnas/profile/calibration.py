@@ -13,17 +13,22 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hwnas.core.errors import InputError
 from hwnas.core.files import write_json
+from hwnas.profile.drift import CALM, typical_speed
 
 KEPT_S = 7 * 86400.0
 WITHIN = 1.2
-"""A machine that is 20 % slower or faster was changed (on battery, another clock limit), not disturbed."""
+"""A machine that is 20 % slower or faster was changed (on battery, another clock limit), not disturbed ..."""
+REACHED = 0.05
+"""... unless it still runs at the speed of before for a twentieth of the time."""
 LEAST = 500
 """Fewer sentinels, of however many campaigns, say too little of what is typical."""
 MOST = 20_000
@@ -40,13 +45,14 @@ def recall(cpu: str) -> float | None:
     return value if seen >= LEAST else None
 
 
-def remember(cpu: str, typical_ms: float, seen: int) -> None:
-    """Join what `seen` sentinels say with what is remembered, as a geometric mean; a cache that fails is no matter."""
-    if not seen or not math.isfinite(typical_ms):
+def remember(cpu: str, sentinel_ms: Sequence[float]) -> None:
+    """Join what sentinels say with what is remembered, as a geometric mean; a cache that fails is no matter."""
+    typical_ms, seen = typical_speed(sentinel_ms), min(len(sentinel_ms), MOST)
+    if not math.isfinite(typical_ms):
         return
-    seen = min(seen, MOST)
     known, weight = _known(cpu)
-    if known is not None and settle(typical_ms, [known]) == known:
+    if known is not None and settle(sentinel_ms, [known]) == known:
+        typical_ms = typical_ms if _alike(typical_ms, known) else known
         typical_ms = math.exp((seen * math.log(typical_ms) + weight * math.log(known)) / (seen + weight))
         seen += weight
     try:
@@ -56,9 +62,21 @@ def remember(cpu: str, typical_ms: float, seen: int) -> None:
         return
 
 
-def settle(own: float, remembered: Iterable[float]) -> float:
-    """The speed to refer to, from a store's own and those remembered: the first that could be the same machine's."""
-    return next((value for value in remembered if own / WITHIN <= value <= own * WITHIN), own)
+def settle(sentinel_ms: Sequence[float], remembered: Iterable[float]) -> float:
+    """The speed to refer to, from a store's sentinels and speeds remembered: the first that could be this machine's.
+
+    That is one near its typical speed, or one at which it still runs now and then.
+    """
+    own, seen = typical_speed(sentinel_ms), np.asarray(sentinel_ms, dtype=np.float64)
+
+    def possible(value: float) -> bool:
+        return _alike(own, value) or bool(np.sum(np.abs(seen / value - 1) <= CALM) >= REACHED * np.isfinite(seen).sum())
+
+    return next((value for value in remembered if math.isfinite(own) and possible(value)), own)
+
+
+def _alike(own: float, known: float) -> bool:
+    return own / WITHIN <= known <= own * WITHIN
 
 
 def _known(cpu: str) -> tuple[float | None, int]:

@@ -29,7 +29,6 @@ from hwnas.profile.block import Block
 from hwnas.profile.boards import look_at_boards
 from hwnas.profile.calibration import recall, remember
 from hwnas.profile.device import cpu_model, environment, idlest_cores
-from hwnas.profile.drift import typical_speed
 from hwnas.profile.history import TYPICAL, Effort, History, blocks_due
 from hwnas.profile.memory import MEMORY
 from hwnas.profile.meters import ENERGY, WINDOW, window_readings
@@ -120,7 +119,7 @@ class _Campaign:
         with progress(title, len(self.subjects)) as self.task:
             self.sweep_until_done()
         if self.common_sentinel:
-            remember(cpu_model(), typical_speed(self.sentinel_ms), len(self.sentinel_ms))
+            remember(cpu_model(), self.sentinel_ms)
 
     def sweep_until_done(self) -> None:
         try:

@@ -113,7 +113,7 @@ def _steadiness() -> Finding:
         times = watcher.ask(SENTINEL_S).answer()
     typical = typical_speed(times)
     calm = sum(abs(value / typical - 1) <= CALM for value in times) / len(times)
-    found = (f"the sentinel is within {100 * CALM:g} % of its median {100 * calm:.0f} % of the time (timer resolution "
+    found = (f"the sentinel is within {100 * CALM:g} % of the usual {100 * calm:.0f} % of the time (timer resolution "
              f"{resolution} ns)")
     if calm >= 0.5:
         return Finding("steadiness", "ok", found)

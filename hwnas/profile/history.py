@@ -7,11 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from hwnas.core.target import Target
 from hwnas.core.units import LATENCY
 from hwnas.profile.block import Block
 from hwnas.profile.calibration import settle
-from hwnas.profile.drift import EXPECTED, NETWORK, Drift, Reference, response, typical_speed
+from hwnas.profile.drift import EXPECTED, NETWORK, Drift, Reference, response
 from hwnas.profile.memory import MEMORY
 from hwnas.profile.meters import Metering
 from hwnas.profile.process import Limits
@@ -35,9 +37,9 @@ class Effort:
         time_limit_s: seconds in timed runs after which it is given up as noisy (not before `MIN_BLOCKS` blocks, nor
             before a batch in each of `sessions`).
         sessions: worker processes that measure it at the least.
-        batch_blocks: sample blocks taken before asking whether they suffice. A session takes one batch, two where the
-            machine's speed was not settled, and the last one up to four until the subject is steady, unless there are
-            sessions enough for an interval between them. Of slow subjects a batch is smaller.
+        batch_blocks: sample blocks taken before asking whether they suffice. A session takes one batch, and up to four
+            until as many blocks were taken at the machine's typical speed, the last one also until the subject is
+            steady, unless there are sessions enough for an interval between them. Of slow subjects a batch is smaller.
         chunk: subjects loaded at once.
         limits: what a worker may take before it counts as hung or out of memory.
         pace: how long a sample block is.
@@ -75,7 +77,7 @@ def blocks_due(blocks: Sequence[Block], reference: Reference, effort: Effort) ->
         return latest, 0
     if len(own) % batch:
         return latest, min(batch - len(own) % batch, most)
-    if len(own) < 2 * batch and Drift.of(own, reference).settled.sum() < batch:
+    if len(own) < LONGEST_SESSION * batch and np.sum(Drift.of(own, reference).doubt == 0) < batch:
         return latest, min(batch, most)
     if last and measure(blocks, reference, effort.goal).verdict == "steady":
         return latest, 0
@@ -121,7 +123,7 @@ class History:
     def learn(self) -> None:
         """What the machine's typical speed is, and how much of a slow-down is felt, by all that is known now."""
         self.kinds = {item: kind_of(subject) for item, subject in self.store.subjects(self.target).items()}
-        self.typical_ms = settle(typical_speed(self.sentinel_ms), self.remembered)
+        self.typical_ms = settle(self.sentinel_ms, self.remembered)
         for kind, expected in EXPECTED.items():
             known = [blocks for item, blocks in self.blocks.items() if self.kinds[item] == kind]
             self.felt[kind] = response(known, expected)

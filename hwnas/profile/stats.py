@@ -91,10 +91,10 @@ def relative_half_width(median: float, low: float, high: float) -> float:
 def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measurement:
     """The measurement that `blocks` of one subject amount to.
 
-    Blocks from a device whose clock was held down are dropped. Of the others, those in which the speed did not change
-    are used, and all of a session that has none of these; all, where these are fewer than `MIN_BLOCKS` or a third. Each
-    is divided by its drift. With as many sessions as that, the value is the median of their medians. `goal` is the
-    half-width asked for, relative to the median.
+    Blocks from a device whose clock was held down are dropped. Of the others, those of each session are used whose
+    drift is least in doubt; all, where these are fewer than `MIN_BLOCKS`. Each is divided by its drift. With as many
+    sessions as that, the value is the median of their medians. `goal` is the half-width asked for, relative to the
+    median.
     """
     if not blocks:
         return Measurement.failed("no sample was taken")
@@ -105,8 +105,10 @@ def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measu
         return Measurement.failed(f"the device's clock was held down throughout ({throttled[-1]}); cool it, lower the "
                                   "batch or lock its clock")
     drift, sessions = Drift.of(blocks, reference), np.array([block.session for block in blocks])
-    used = drift.settled | ~np.isin(sessions, sessions[drift.settled])
-    if used.sum() < max(MIN_BLOCKS, len(blocks) / 3):
+    least = np.full(sessions.max() + 1, drift.doubt.max())
+    np.minimum.at(least, sessions, drift.doubt)
+    used = drift.doubt == least[sessions]
+    if used.sum() < MIN_BLOCKS:
         used[:] = True
     medians, n = np.array([block.median_ms for block in blocks]), np.array([block.n for block in blocks])
     values = (medians / drift.factor)[used]

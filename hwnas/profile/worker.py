@@ -24,7 +24,7 @@ from hwnas.profile.backends import Backend, Settings, backends
 from hwnas.profile.memory import MEASURED_MEMORY, MEMORY, peak_activation_mib
 from hwnas.profile.meters import IDLE_S, POWER_LOG, SETTLE_S, Counter, Span, meters, take_span
 from hwnas.profile.subject import Subject
-from hwnas.profile.timer import Pace, Stopwatch, run_sentinel, take_block, warm_up
+from hwnas.profile.timer import Pace, Stopwatch, run_sentinel, take_block, wake_up, warm_up
 
 OOM_FIRST = 1000
 PR_SET_PDEATHSIG = 1
@@ -97,6 +97,7 @@ class Worker:
 
     def run(self, order: list[int]) -> None:
         """A sample block of each loaded subject in `order`, between two runs of the sentinel."""
+        wake_up(self.sentinel)
         for item in order:
             if item not in self.models:
                 continue

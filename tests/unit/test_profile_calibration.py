@@ -21,46 +21,46 @@ def cache(tmp_path, monkeypatch):
 
 def test_what_is_typical_is_remembered_for_each_processor():
     assert recall("cpu") is None
-    remember("cpu", 0.010, LEAST)
+    remember("cpu", [0.010] * LEAST)
     assert recall("cpu") == 0.010
-    remember("cpu", 0.011, 3 * LEAST)
+    remember("cpu", [0.011] * (3 * LEAST))
     assert recall("cpu") == pytest.approx(0.010**0.25 * 0.011**0.75)
     assert recall("another cpu") is None
 
 
 def test_one_odd_campaign_changes_little_of_what_many_have_said():
     for _ in range(100):
-        remember("cpu", 0.010, 2000)
-    remember("cpu", 0.0115, 2000)
+        remember("cpu", [0.010] * 2000)
+    remember("cpu", [0.0115] * 2000)
     assert recall("cpu") == pytest.approx(0.010, rel=0.02)
     for _ in range(100):
-        remember("cpu", 0.0115, 2000)
+        remember("cpu", [0.0115] * 2000)
     assert recall("cpu") == pytest.approx(0.0115, rel=0.01)
 
 
 def test_too_little_evidence_is_not_recalled_until_there_is_more():
-    remember("cpu", math.nan, LEAST)
-    remember("cpu", 0.01, LEAST - 1)
+    remember("cpu", [math.nan] * LEAST)
+    remember("cpu", [0.01] * (LEAST - 1))
     assert recall("cpu") is None
-    remember("cpu", 0.01, 1)
+    remember("cpu", [0.01] * 1)
     assert recall("cpu") == pytest.approx(0.01)
 
 
 def test_one_long_campaign_weighs_no_more_than_its_share():
-    remember("cpu", 0.0100, 100 * MOST)
-    remember("cpu", 0.0115, 100 * MOST)
+    remember("cpu", [0.0100] * (100 * MOST))
+    remember("cpu", [0.0115] * (100 * MOST))
     assert recall("cpu") == pytest.approx(0.0100**0.5 * 0.0115**0.5)
 
 
 @pytest.mark.parametrize("changed", [0.005, 0.020])
 def test_a_machine_that_was_changed_is_learnt_anew(changed):
-    remember("cpu", 0.010, 9 * LEAST)
-    remember("cpu", changed, LEAST)
+    remember("cpu", [0.010] * (9 * LEAST))
+    remember("cpu", [changed] * LEAST)
     assert recall("cpu") == changed
 
 
 def test_it_is_forgotten(monkeypatch):
-    remember("cpu", 0.010, LEAST)
+    remember("cpu", [0.010] * LEAST)
     later = time.time() + calibration.KEPT_S + 1
     monkeypatch.setattr(calibration.time, "time", lambda: later)
     assert recall("cpu") is None
@@ -73,23 +73,32 @@ def test_a_broken_cache_is_no_matter(content):
     calibration.cache_file().parent.mkdir(parents=True)
     calibration.cache_file().write_text(content.replace("KEY", calibration._key("cpu")))
     assert recall("cpu") is None
-    remember("cpu", 0.01, LEAST)
+    remember("cpu", [0.01] * LEAST)
     assert recall("cpu") == 0.01
 
 
 def test_a_cache_that_cannot_be_written_is_no_matter(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/self/hwnas")
-    remember("cpu", 0.01, LEAST)
+    remember("cpu", [0.01] * LEAST)
     assert recall("cpu") is None
 
 
 def test_what_could_be_the_same_machine():
-    assert settle(0.011, [0.010]) == 0.010
-    assert settle(0.0099, [0.010]) == 0.010
-    assert settle(0.013, [0.010]) == 0.013
-    assert settle(0.0125, [0.010, 0.012, 0.0125]) == 0.012
-    assert settle(0.011, []) == 0.011
-    assert math.isnan(settle(math.nan, [0.01]))
+    assert settle([0.011], [0.010]) == 0.010
+    assert settle([0.0099], [0.010]) == 0.010
+    assert settle([0.013], [0.010]) == 0.013
+    assert settle([0.0125], [0.010, 0.012, 0.0125]) == 0.012
+    assert settle([0.011], []) == 0.011
+    assert math.isnan(settle([math.nan], [0.01]))
+
+
+def test_a_machine_that_still_runs_as_it_did_is_disturbed_not_changed():
+    assert settle([0.0100] * 6 + [0.0140] * 94, [0.0102]) == 0.0102
+    assert settle([0.0100] * 4 + [0.0140] * 96, [0.0102]) == 0.0140
+    assert settle([math.nan] * 99 + [0.0100, 0.0140], [0.0102]) == 0.0102
+    remember("cpu", [0.010] * LEAST)
+    remember("cpu", [0.010] * LEAST + [0.014] * (9 * LEAST))
+    assert recall("cpu") == pytest.approx(0.010)
 
 
 def test_a_campaign_on_a_slowed_machine_refers_to_the_remembered_speed(tmp_path):

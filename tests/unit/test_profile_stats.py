@@ -1,6 +1,7 @@
 """The statistics: medians with intervals, the typical speed, drift correction."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 
 from hwnas.profile.block import Block
 from hwnas.profile.drift import CALM, Drift, Reference, response, typical_speed
-from hwnas.profile.history import Effort, blocks_due
+from hwnas.profile.history import LONGEST_SESSION, Effort, blocks_due
 from hwnas.profile.stats import MIN_BLOCKS, measure, median_interval, median_rank, noise_floor
-from hwnas.profile.timer import Pace, take_block, warm_up
+from hwnas.profile.timer import WAKE_S, Pace, take_block, wake_up, warm_up
 
 times = st.floats(0.01, 100, allow_nan=False)
 FULL = Reference(1.0, 1.0)
@@ -79,7 +80,7 @@ def test_the_response_is_learnt_from_much_and_expected_of_little():
     rng = np.random.default_rng(0)
     for felt in (0.3, 1.0):
         assert response(drifting(felt, 200, rng), 0.6) == pytest.approx(felt, abs=0.05)
-        assert response(drifting(felt, 1, rng), 0.6) == pytest.approx(0.6, abs=0.1)
+        assert response(drifting(felt, 1, rng, slowest=1.02), 0.6) == pytest.approx(0.6, abs=0.1)
     assert response(drifting(1.0, 200, rng, slowest=1.0), 0.6) == pytest.approx(0.6, abs=0.05)
 
 
@@ -128,9 +129,26 @@ def test_blocks_across_a_change_of_speed_are_left_out():
     settled = [block(1.11, 1.11, 1.11) for _ in range(6)]
     changing = [block(1.0, 1.0, 1.11) for _ in range(6)]
     for reference in (FULL, Reference(math.nan, 1.0)):
-        assert Drift.of(settled + changing, reference).settled.tolist() == [True] * 6 + [False] * 6
+        assert Drift.of(settled + changing, reference).doubt.tolist() == [0] * 6 + [2] * 6
     assert measure(settled + changing, FULL, 0.02).median == pytest.approx(1.0)
     assert measure(settled + changing, FULL, 0.02).blocks == 6
+
+
+def test_blocks_at_about_the_typical_speed_come_before_those_far_from_it():
+    """Whatever the subject feels of a speed that is far from the typical one."""
+    usual, slowed = [block(1.0, 1.02, 1.01) for _ in range(MIN_BLOCKS)], [block(1.8, 1.4, 1.41) for _ in range(30)]
+    found = measure(usual + slowed, Reference(1.0, 0.6), 0.02)
+    assert found.blocks == MIN_BLOCKS and found.median == pytest.approx(1.0, rel=0.02)
+    assert found.observed == 1.8
+    assert measure(slowed, Reference(1.0, 0.6), 0.02).median == pytest.approx(1.8 / 1.405**0.6)
+
+
+def test_a_session_far_from_the_typical_speed_still_counts():
+    usual = [block(1.0, session=session) for session in range(MIN_BLOCKS - 1) for _ in range(2)]
+    slowed = [block(1.5, 1.5, 1.5, session=MIN_BLOCKS - 1) for _ in range(2)]
+    found = measure(usual + slowed, FULL, 0.02)
+    assert found.verdict == "steady" and (found.low, found.high) == pytest.approx((1.0, 1.0))
+    assert found.blocks == 2 * MIN_BLOCKS
 
 
 def test_without_a_sentinel_nothing_is_corrected():
@@ -159,6 +177,19 @@ def test_the_typical_speed_is_what_the_machine_runs_at_most_of_the_time():
         assert typical_speed(sentinel) == pytest.approx(expected, rel=0.005), slow_share
     assert math.isnan(typical_speed([]))
     assert typical_speed([math.nan, 5.0]) == 5.0
+
+
+def test_the_typical_speed_is_a_speed_of_the_machine_where_it_has_several():
+    """Slowed down for most of the time, more or less, by the other thread of its core."""
+    rng = np.random.default_rng(2)
+    for share in (0.3, 0.5, 0.7):
+        sentinel = np.where(rng.random(2000) < share, rng.normal(21.6, 0.1, 2000), rng.uniform(25, 35, 2000))
+        assert typical_speed(sentinel) == pytest.approx(21.6, rel=0.01), share
+
+
+def test_where_no_speed_stands_out_the_typical_one_is_the_median():
+    sentinel = np.random.default_rng(3).uniform(9, 11, 2000)
+    assert typical_speed(sentinel) == np.median(sentinel)
 
 
 @given(st.lists(st.tuples(times, times), max_size=20))
@@ -226,6 +257,14 @@ def test_blocks_at_a_changing_speed_need_more_of_them():
     effort, blocks = Effort(time_limit_s=60), []
     while next_session(blocks, effort) == 0:
         blocks.append(block(1.0, 1.0, 1.0 + 2 * CALM))
+    assert len(blocks) == LONGEST_SESSION * effort.batch_blocks
+
+
+def test_a_session_ends_once_a_batch_was_taken_at_the_typical_speed():
+    effort, blocks = Effort(time_limit_s=60), []
+    while next_session(blocks, effort) == 0:
+        speed = (1.0, 1.4)[len(blocks) % 2]
+        blocks.append(block(speed, speed, speed))
     assert len(blocks) == 2 * effort.batch_blocks
 
 
@@ -264,6 +303,12 @@ def test_blocks_that_are_due_are_all_needed(values, spent_s):
 def ticking(*times_ns: int):
     left = iter(times_ns)
     return lambda: next(left)
+
+
+def test_a_processor_is_woken_up_for_long_enough_to_reach_its_speed():
+    begun, runs = time.perf_counter(), []
+    wake_up(lambda: runs.append(0) or 0)
+    assert time.perf_counter() - begun >= WAKE_S and runs
 
 
 def test_warm_up_ends_when_runs_get_no_faster():
