@@ -75,7 +75,7 @@ def _draw(name: str, way: str, seed: int) -> dict[str, Any]:
     order = np.random.default_rng(seed).permutation(len(data))
     test, pool = data.rows(order[:HELD_OUT]), data.rows(order[HELD_OUT:])
     chosen = np.zeros(0, dtype=np.int64)
-    curve = []
+    curve: list[dict[str, Any]] = []
     while len(chosen) < MOST:
         number = max(int(GROWTH * len(chosen)), FIRST - len(chosen))
         picked = (

@@ -85,7 +85,9 @@ def compare(name: str, subject: Subject) -> tuple[float, float, int]:
         model = backend.compile(subject)
         once, waited = backend.stopwatch(model), queue_wait()
         tool: Tool | None = None if profiled else (evaluator if name == "tvm" else timer)(backend, model)
-        ours, theirs, waits = [], [], []
+        ours: list[float] = []
+        theirs: list[float] = []
+        waits: list[float] = []
         deadline = time.monotonic() + LONGEST_S
         while waits.count(0) < RUNS and time.monotonic() < deadline:
             once()

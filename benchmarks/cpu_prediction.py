@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def compare(run: Path, space: str, models: Sequence[str], test: int, seed: int) 
     scores = {}
     for name in models:
         report = fit_predictor(run, space, METRIC, model=name, test=test, seed=seed)
-        scores[name] = {key: float(report.metrics[key]) for key in SHOWN}
+        scores[name] = {key: math.nan if (found := report.metrics[key]) is None else found for key in SHOWN}
         print(name.ljust(14), *(f"{scores[name][key]:10.4f}" for key in SHOWN), flush=True)
     return scores
 

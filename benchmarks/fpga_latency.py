@@ -119,7 +119,8 @@ def zcu102_energy() -> tuple[EnergyModel, EnergyModel]:
     """
     report = parse([DATA / "zcu102_power"], keep_going=True)
     details = {entry.record.subject: entry.record.details for entry in report.entries}
-    rows, above, idle = [], [], {}
+    rows, above = [], []
+    idle: dict[int, list[float]] = {}
     for name, (suffix, prefix) in RUNS.items():
         names = {size: f"{prefix.format(size=size)}_{suffix}" for size in LANES}
         seconds = {size: _seconds(names[size]) for size in LANES}

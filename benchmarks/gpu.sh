@@ -19,8 +19,8 @@
 # models on any machine. All parts want one kind of GPU: another kind is another target, and is refused.
 #
 # The machine needs no network and no installed hwnas. It needs Python 3.11 or later with torch built for CUDA, numpy,
-# scipy, onnx, onnxruntime, pyarrow, typer, rich, pyyaml, psutil, scikit-learn, safetensors and pytest. Carry what it
-# lacks as wheels in the folder WHEELS, fetched where there is a network:
+# scipy, onnx, onnxruntime, pyarrow, typer, rich, pyyaml, psutil, scikit-learn, safetensors, pillow, threadpoolctl and
+# pytest. Carry what it lacks as wheels in the folder WHEELS, fetched where there is a network:
 #   python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --dest wheels \
 #       pydantic==2.14.3 pydantic-core==2.50.4 annotated-types typing-inspection typing-extensions lightgbm \
 #       hypothesis sortedcontainers nvidia-ml-py
@@ -162,7 +162,7 @@ case $part in
         --out "$work/cifar/model"
     run "$python" -m hwnas search --space "$cifar" --accuracy "$work/supernet" --cost "$work/cifar/model" \
         --max "latency_ms=$(budget "$work/cifar/run/networks.parquet")" --store "$work/cifar/run/samples.sqlite" \
-        --out "$work/cifar/found"
+        --measure 8 --out "$work/cifar/found"
     ;;
 11)
     step=(--space "$cifar" --device "$([ "$device" = gpu ] && echo cuda || echo cpu)")

@@ -78,7 +78,7 @@ def compare(first: dict[Subject, Measurement], second: dict[Subject, Measurement
 
     def differences(chosen: list[tuple[Measurement, Measurement]], name: str) -> np.ndarray:
         a, b = np.array([[getattr(m, name) for m in pair] for pair in chosen]).reshape(-1, 2).T
-        return 100 * np.abs(a - b) / ((a + b) / 2)
+        return np.asarray(100 * np.abs(a - b) / ((a + b) / 2))
 
     corrected, observed = differences(steady, "median"), differences(steady, "observed")
     return {

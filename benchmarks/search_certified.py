@@ -35,7 +35,7 @@ def rugged(space: SearchSpace) -> Source:
 
     def predict(population: np.ndarray) -> np.ndarray:
         one, two = first[genes, population], second[genes, population]
-        return 0.5 + 0.002 * (one.sum(1) + (one[:, 1:] * two[:, :-1]).sum(1))
+        return np.asarray(0.5 + 0.002 * (one.sum(1) + (one[:, 1:] * two[:, :-1]).sum(1)))
 
     return Source("rugged", "accuracy", predict)
 

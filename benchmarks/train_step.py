@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hwnas.core.documents import SUPERNET
 from hwnas.core.threads import torch_threads
 from hwnas.spaces import get_space
 from hwnas.train import DataConfig, SupernetConfig
@@ -25,7 +26,7 @@ from hwnas.train.elastic import ElasticNetwork
 from hwnas.train.evaluate import Evaluator
 from hwnas.train.loop import Run
 from hwnas.train.ofa import ElasticPhase, once_for_all
-from hwnas.train.supernet import NAME, open_data
+from hwnas.train.supernet import open_data
 
 SUBNETS = 4
 LEARNING_RATE = 1e-4
@@ -62,7 +63,7 @@ def stepper(config: SupernetConfig, folder: Path) -> tuple[Callable[[int], float
     seconds that took."""
     space = get_space(config.space)
     data, network = open_data(space, config), ElasticNetwork(space, config.seed)
-    run = Run.begin(folder, NAME, config, data, network)
+    run = Run.begin(folder, SUPERNET, config, data, network)
     phases = once_for_all(run, network, config, Evaluator(data, config.calibration_images, config.seed, run.device))
     elastic = [phase for phase in phases if isinstance(phase, ElasticPhase)]
     optimizer = run._optimizer({})

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.profile.backends import Settings, backends
+from hwnas.profile.backends.tvm import Tvm
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Stopwatch, warm_up
 from hwnas.spaces import get_space
@@ -72,7 +73,7 @@ def report(subject: Subject, trials: list[int], records: Path) -> None:
     seconds, kernels = {}, {}
     for number in trials:
         settings = Settings(trials=number, records=str(records))
-        backend = backends.get("tvm")(settings)
+        backend = Tvm(settings)
         start = time.perf_counter()
         watches[str(number)] = backend.stopwatch(backend.compile(subject))
         seconds[number] = time.perf_counter() - start

@@ -74,8 +74,10 @@ def _runtimes() -> Iterator[Finding]:
         if can:
             skills = [text for text, has in (("tunes kernels (--trials)", backend.can_tune),
                                              ("measures boards (--remote)", backend.can_remote)) if has]
+            precisions = [precision for precision in backend.precisions
+                          if any(backend.unavailable(Settings(device, precision)) is None for device in can)]
             yield Finding(f"runtime {name}", "ok",
-                          "; ".join([f"{backend.version()}: {', '.join(can)}", ", ".join(backend.precisions), *skills]))
+                          "; ".join([f"{backend.version()}: {', '.join(can)}", ", ".join(precisions), *skills]))
         else:
             reason = (backend.unavailable(Settings(device)) for device in backend.devices)
             absent = not backend.version()

@@ -5,7 +5,9 @@ Read through NVML (the package `nvidia-ml-py`, optional). `CUDA_VISIBLE_DEVICES`
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ THROTTLED = {
     0x80: "power brake",
 }
 """Reasons for a lowered clock (NVML's nvmlClocksEventReasons) that make a timing one of the cooling or the supply."""
+
+NAME_BYTES = 256
 
 
 class Gpu:
@@ -96,7 +100,7 @@ def conditions() -> dict[str, Any]:
 
 
 def names() -> list[str]:
-    """The GPU in use, from NVML, else those that the kernel driver lists; empty where there are none."""
+    """The GPU in use, from NVML, else those that the kernel driver lists, else CUDA's; empty where there are none."""
     found = gpu()
     if found or not _chosen():
         return [found.name] if found else []
@@ -104,4 +108,16 @@ def names() -> list[str]:
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
         listed.append(lines.get("Model", "NVIDIA GPU").strip())
-    return listed
+    return listed or list(filter(None, [_cuda_name()]))
+
+
+def _cuda_name() -> str:
+    """The first GPU by CUDA's driver library, which heeds `CUDA_VISIBLE_DEVICES`; empty without either."""
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return ""
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(NAME_BYTES)
+    failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)
+    failed = failed or cuda.cuDeviceGetName(name, NAME_BYTES, device)
+    return "" if failed else name.value.decode()

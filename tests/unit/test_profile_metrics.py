@@ -487,6 +487,36 @@ def test_the_driver_s_word_on_a_gpu():
     assert gpu.conditions()["throttled"] == "power cap, hardware thermal slowdown"
 
 
+class FakeLibrary:
+    """CUDA's driver library: `cuInit` fails with `failure`."""
+
+    def __init__(self, failure: int = 0) -> None:
+        self.failure = failure
+
+    def cuInit(self, flags):
+        return self.failure
+
+    def cuDeviceGet(self, device, number):
+        return 0
+
+    def cuDeviceGetName(self, name, size, device):
+        name.value = b"NVIDIA Fake"
+        return 0
+
+
+def test_a_gpu_is_found_by_cuda_alone(monkeypatch):
+    """As in a container that has neither NVML's package nor the kernel driver's files."""
+    monkeypatch.setattr(nvidia, "gpu", lambda: None)
+    monkeypatch.setattr(nvidia, "Path", lambda path: Path("/nowhere"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for library, found in ((FakeLibrary(), ["NVIDIA Fake"]), (FakeLibrary(100), [])):
+        monkeypatch.setattr(nvidia.ctypes, "CDLL", lambda name, library=library: library)
+        assert nvidia.names() == found
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    monkeypatch.setattr(nvidia.ctypes, "CDLL", lambda name: FakeLibrary())
+    assert nvidia.names() == []
+
+
 def test_a_long_compilation_says_that_it_is_alive_but_not_for_ever(monkeypatch):
     from hwnas.profile.backends import torch as torch_backend
 

@@ -50,7 +50,7 @@ class OnnxRuntime(Backend):
 
     def compile(self, subject: Subject) -> Bound:
         session = self._session(convert(subject.to_onnx(self.settings.batch), self.settings.precision,
-                                        self.settings.batch))
+                                        self.settings.batch, symmetric=self.settings.device == "gpu"))
         inputs = session.get_inputs()
         feeds = random_inputs([self._shape(value) for value in inputs], [TYPES[value.type] for value in inputs])
         names = [value.name for value in inputs]

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hwnas.profile.backends.base import Backend
+from hwnas.profile.backends.base import Backend, Settings
 from hwnas.profile.backends.precision import convert
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import aligned, random_inputs
@@ -30,6 +30,16 @@ class Request:
 class OpenVino(Backend):
     distributions = ("openvino",)
     precisions = tuple(HINTS)
+
+    @classmethod
+    def unavailable(cls, settings: Settings) -> str | None:
+        reason = super().unavailable(settings)
+        if reason is None and settings.precision == "bf16":
+            from openvino import Core
+
+            if "BF16" not in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+                return "this processor does not compute in bfloat16, and OpenVINO would quietly take float32"
+        return reason
 
     def compile(self, subject: Subject) -> Request:
         from openvino import Core, Tensor

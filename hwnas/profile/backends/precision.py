@@ -14,17 +14,18 @@ CALIBRATION_BATCHES = 4
 CALIBRATION_SEED = 0
 
 
-def convert(model: bytes, precision: str, batch: int) -> bytes:
+def convert(model: bytes, precision: str, batch: int, symmetric: bool = False) -> bytes:
     """A float32 ONNX model in `precision`.
 
     `fp16`: weights, activations, inputs and outputs in half precision. `int8`: static post-training quantisation in the
-    QDQ form, 8-bit signed weights by channel and unsigned activations (the pair that x86 processors multiply fastest),
-    the ranges those of `CALIBRATION_BATCHES` batches of standard normal inputs of seed `CALIBRATION_SEED`; inputs and
-    outputs stay float32. `batch` fills an open first dimension.
+    QDQ form, 8-bit signed weights by channel and unsigned activations (the pair that x86 processors multiply fastest;
+    where `symmetric`, signed ones about zero, the only kind that TensorRT takes), the ranges those of
+    `CALIBRATION_BATCHES` batches of standard normal inputs of seed `CALIBRATION_SEED`; inputs and outputs stay float32.
+    `batch` fills an open first dimension.
     """
     if precision == "fp16":
         return _to_half(model)
-    return _quantized(model, batch) if precision == "int8" else model
+    return _quantized(model, batch, symmetric) if precision == "int8" else model
 
 
 def _to_half(model: bytes) -> bytes:
@@ -34,7 +35,7 @@ def _to_half(model: bytes) -> bytes:
     return bytes(convert_float_to_float16(onnx.load_from_string(model)).SerializeToString())
 
 
-def _quantized(model: bytes, batch: int) -> bytes:
+def _quantized(model: bytes, batch: int, symmetric: bool) -> bytes:
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -44,7 +45,8 @@ def _quantized(model: bytes, batch: int) -> bytes:
         path = Path(folder) / "int8.onnx"
         quantize_static(
             loaded, path, RandomBatches(loaded, batch), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8, weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": symmetric},
         )  # fmt: skip
         return path.read_bytes()
 

@@ -160,7 +160,7 @@ class TorchCompile(Torch):
         from torch._inductor import config as inductor
 
         # Blocks share one forward function, and beyond its limit of recompilations PyTorch would run them eagerly.
-        dynamo.recompile_limit = dynamo.accumulated_recompile_limit = NO_LIMIT
+        dynamo.cache_size_limit = dynamo.accumulated_cache_size_limit = NO_LIMIT  # as PyTorch called it until 2.6, too
         inductor.compile_threads = 1
 
     def compile(self, subject: Subject) -> Loaded:
