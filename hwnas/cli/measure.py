@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,8 +71,8 @@ def profile_command(
     from hwnas.profile.elsewhere import ELSEWHERE, profile_elsewhere
 
     runtime = runtime or ("tvm" if remote else "onnxruntime")
-    if not (0 < goal < 1 and time_limit > 0):
-        raise InputError(f"--goal {goal} must be between 0 and 1, --time-limit {time_limit} above 0")
+    if not (0 < goal < 1 and 0 < time_limit < math.inf):
+        raise InputError(f"--goal {goal} must be between 0 and 1, --time-limit {time_limit} a number above 0")
     choose = make_chooser(select, until, transfer_from or ())
     asked: dict[str, Any] = {"runtime": runtime, "networks": networks, "choose": choose, "seed": seed}
     if device in ELSEWHERE:

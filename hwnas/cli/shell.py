@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from hwnas.core.errors import HwnasError, InputError
+from hwnas.core.errors import HwnasError, InputError, shortened
 from hwnas.core.progress import is_first_process
 
 INTERRUPTED = 130
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EROFS)
 
 app = typer.Typer(
     name="hwnas",
@@ -25,14 +29,23 @@ app = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 Space = Annotated[str, typer.Option("--space", help="search space, such as ofa-mbv3:width=1.2,resolution=160/176")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of every random choice")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="seed of every random choice")]
 
 
 def main() -> None:
     """Entry point of `hwnas`: exit code 0 done, 2 bad input, 3 a claim failed, 70 an error of ours, 130 interrupted."""
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _stop)
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     sys.exit(run([argument for argument in arguments if argument != "--debug"], debug))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End as by Ctrl-C; the second time, at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def run(arguments: list[str], debug: bool = False) -> int:
@@ -60,6 +73,10 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return "interrupted; what was finished is kept", INTERRUPTED
+    if isinstance(error, OSError) and error.filename is not None and error.errno in NO_ACCESS:
+        return f"cannot use {shortened(str(error.filename))}: {error.strerror}; choose another path", 2
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error.strerror}: free some space, or name another place (--out, TMPDIR)", 2
     if hasattr(error, "format_message"):
         return _usage(error), 2
     return f"an error of ours: {type(error).__name__}: {error} (--debug shows where)", 70

@@ -67,6 +67,10 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
     manifest = read_json(path, BUNDLE.what)
     if manifest.get("kind") != BUNDLE.kind or not isinstance(manifest.get("models"), dict):
         raise ParseError(path, "not the manifest of a bundle that hwnas wrote")
+    for name, entry in manifest["models"].items():
+        named = [entry[key] for key in ("primitive", "arch") if key in entry] if isinstance(entry, dict) else []
+        if len(named) != 1 or not isinstance(named[0], str):
+            raise ParseError(path, f"the model {name!r} is neither a primitive nor a network")
     if manifest.get("schema", BUNDLE.schema) != BUNDLE.schema:
         raise ParseError(path, f"of schema {manifest['schema']!r}; this hwnas reads schema {BUNDLE.schema}")
     return manifest

@@ -16,7 +16,7 @@ MAGIC = b"PAR1"
 
 def column_names(path: Path) -> list[str]:
     """Names of the columns of a Parquet or CSV file."""
-    return _schema(path) if _is_parquet(path) else list(open_table(path).schema.names)
+    return _schema(path) if _is_parquet(path) else list(_readable(path, lambda: open_table(path).schema.names))
 
 
 def read_columns(path: Path, wanted: Sequence[str], required: Sequence[str]) -> dict[str, list[Any]]:
@@ -64,7 +64,7 @@ def _readable(path: Path, read: Callable[[], Any]) -> Any:
         raise InputError(f"no run folder and no table at {path}")
     try:
         return read()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         form = "Parquet" if _is_parquet(path) else "CSV"
         raise InputError(f"{path}: not readable as {form} ({str(error).splitlines()[0]})") from error
 
@@ -72,6 +72,8 @@ def _readable(path: Path, read: Callable[[], Any]) -> Any:
 def numbers(cells: Sequence[Any], name: str, path: Path) -> NDArray[np.float64]:
     """Cells of the column `name` as floats, NaN where a cell is empty; raises `InputError` for any other content."""
     try:
+        if any(isinstance(cell, bool) for cell in cells):
+            raise TypeError("true or false")
         return np.array([np.nan if cell is None else float(cell) for cell in cells])
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: column {name} holds something that is no number ({error})") from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
 from inspect import isclass
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -29,37 +30,52 @@ class Config(BaseModel):
 
 C = TypeVar("C", bound=Config)
 
+YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError)
+"""What PyYAML raises for one broken text or another, such as the date 2020-13-45."""
+MOST_VALUES = 100_000
+
 
 def load_config(path: str | Path, model: type[C]) -> C:
     """Read `path` as YAML into `model`; raises `InputError` that names the file, the key and the nearest known key."""
+    return parse_config(read_yaml(path, "configuration"), model, str(path))
+
+
+def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
+    """A mapping in YAML; raises `InputError` with the file and the line where it is missing, broken or no mapping."""
     try:
-        text = read_text(path, "configuration")
-        _refuse_repeated_keys(yaml.compose(text, yaml.SafeLoader), set())
+        text = read_text(path, what)
+        _check(yaml.compose(text, yaml.SafeLoader), {})
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not readable as YAML: {getattr(error, 'problem', None) or error}") from error
+        reason = getattr(error, "problem", None) or " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}{line}: not readable as YAML: {reason}") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: a configuration is a mapping of keys to values")
-    return parse_config(values, model, str(path))
+        raise InputError(f"{path}: a {what} is a mapping of keys to values")
+    return values
 
 
-def _refuse_repeated_keys(node: yaml.Node | None, seen: set[int]) -> None:
-    """Raise a YAML error for a key that stands twice in one mapping; the last would count, and nobody would know."""
-    if node is None or id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for entry in node.value:
-            _refuse_repeated_keys(entry, seen)
-    if isinstance(node, yaml.MappingNode):
-        keys = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in keys:
+def _check(node: yaml.Node | None, sizes: dict[int, int]) -> int:
+    """How many values `node` stands for, aliases written out; `sizes` holds those that are known.
+
+    Raises a YAML error for too many, and for a key that stands twice in one mapping: the last would count, and nobody
+    would know.
+    """
+    if node is None or id(node) in sizes:
+        return sizes.get(id(node), 0)
+    size, keys = 1, set()
+    for entry in node.value if isinstance(node, yaml.CollectionNode) else ():
+        key, value = entry if isinstance(node, yaml.MappingNode) else (None, entry)
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in keys:
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
-            keys.add((key.tag, str(key.value)))
-            _refuse_repeated_keys(value, seen)
+            keys.add((key.tag, key.value))
+        size += _check(value, sizes)
+    if size > MOST_VALUES:
+        raise yaml.MarkedYAMLError(problem=f"it holds more than {MOST_VALUES} values", problem_mark=node.start_mark)
+    sizes[id(node)] = size
+    return size
 
 
 def parse_config(values: dict[str, object], model: type[C], where: str) -> C:
@@ -74,7 +90,7 @@ def parse_config(values: dict[str, object], model: type[C], where: str) -> C:
             unknown = UnknownNameError("key", name, _keys(model, within))
             raise InputError(": ".join([where, *within, str(unknown)])) from error
         said = first["msg"].removeprefix("Value error, ")
-        got = f" (got {first.get('input')!r})" if key else ""
+        got = f" (got {reprlib.repr(first.get('input'))})" if key and first["type"] != "missing" else ""
         raise InputError(": ".join(filter(None, [where, key, said[:1].lower() + said[1:]])) + got) from error
 
 

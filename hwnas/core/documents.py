@@ -29,12 +29,14 @@ class Document:
         what: the same in words, for messages.
         file: its usual name in a folder; empty where the user names it.
         schema: the version of its fields.
+        mend: what to do where one is damaged.
     """
 
     kind: str
     what: str
     file: str = ""
     schema: int = 1
+    mend: str = "make it again"
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write `content` under the document's kind and schema; the file is whole or not there."""
@@ -46,21 +48,25 @@ class Document:
 
     def read(self, path: Path) -> dict[str, Any]:
         """The document at `path`; raises `InputError` where it is missing, broken, another kind, or another schema."""
-        found = read_json(path, self.what)
+        try:
+            found = read_json(path, self.what)
+        except InputError as error:
+            raise (InputError(f"{error}; {self.mend}") if path.is_file() else error) from error
         kind, schema = found.get("kind"), found.get("schema")
         if (kind, schema) != (self.kind, self.schema):
             raise InputError(f"{path}: not a {self.what} of schema {self.schema} (kind {kind!r}, schema {schema!r})")
         return found
 
 
-RUN = Document("profile_run", "profiling run", "run.json")
+TRAIN_AGAIN = "delete it and repeat the command to train anew, or choose another --out"
+RUN = Document("profile_run", "profiling run", "run.json", mend="delete it, repeat the command; the samples are kept")
 SIMULATED_RUN = Document("simulated_run", "simulated run", RUN.file)
 COST_TABLE = Document("cost_table", "cost table manifest")
-PREDICTOR = Document("predictor", "saved predictor", "model.json")
-SEARCH = Document("search", "search", "search.json")
-CERTIFICATES = Document("certificates", "list of certificates", "certificates.json")
-SUPERNET = Document("supernet", "super-network", "supernet.json")
-NETWORK = Document("network", "trained network", "network.json")
+PREDICTOR = Document("predictor", "saved predictor", "model.json", mend="fit it again")
+SEARCH = Document("search", "search", "search.json", mend="search again")
+CERTIFICATES = Document("certificates", "list of certificates", "certificates.json", mend="verify again")
+SUPERNET = Document("supernet", "super-network", "supernet.json", mend=TRAIN_AGAIN)
+NETWORK = Document("network", "trained network", "network.json", mend=TRAIN_AGAIN)
 DPU_MODEL = Document("dpu_model", "DPU model")
 BUNDLE = Document("hwnas_bundle", "bundle's manifest", "hwnas_bundle.json")
 

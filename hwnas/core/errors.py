@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+SHOWN = 120
+
 
 class HwnasError(Exception):
     """Base of all expected failures."""
@@ -75,3 +77,8 @@ class ClaimFailedError(HwnasError):
     """A certificate or an aim that did not hold."""
 
     exit_code = 3
+
+
+def shortened(text: str) -> str:
+    """`text` as a message can show it."""
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

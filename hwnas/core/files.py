@@ -1,17 +1,32 @@
-"""Files that are either whole or not there: every output is written beside its place and renamed into it."""
+"""Files that are either whole or not there: every output is written beside its place and renamed into it.
+
+What is being written is locked, so that others can tell it from what a process that was killed has left behind. The
+kernel drops a lock with its process; where there is none (Windows, some network file systems) nothing is told apart.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from hwnas.core.errors import InputError
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
+
+SCRATCH = "hwnas-"
+PART = ".part"
 
 
 @contextmanager
@@ -23,14 +38,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     final = Path(os.path.realpath(path))
     temporary: Path | None = None
+    lock = -1
     try:
         if final.exists() and not final.is_file():
             what = "folder" if final.is_dir() else "device"
             raise InputError(f"cannot write {path}: it is a {what}; choose another --out")
         final.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
-        os.close(descriptor)
-        temporary = Path(name)
+        _clean(final.parent)
+        while temporary is None:
+            lock, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=PART, dir=final.parent)
+            temporary = Path(name) if _locked(lock) is not False and Path(name).exists() else None
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -46,6 +63,72 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+@cache
+def _clean(folder: Path) -> None:
+    """Remove what was left unfinished in `folder`, once in the life of this process."""
+    _sweep(folder, f".*{PART}")
+
+
+def _sweep(folder: Path, pattern: str) -> None:
+    """Remove files and folders of ours that match `pattern` and that no living process holds."""
+    for path in folder.glob(pattern):
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if _locked(descriptor):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool | None:
+    """Lock an open file or folder until it is closed; False where another holds it, None where locks do not work."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make `folder` and keep other processes from claiming it; raises `InputError` where one has."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"cannot write into {folder}: {error.strerror}; choose another --out") from error
+    try:
+        if _locked(descriptor) is False:
+            raise InputError(f"another process is at work in {folder}; wait for it, or choose another --out")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder of our own; those of processes that were killed are removed."""
+    root = Path(tempfile.gettempdir())
+    _sweep(root, f"{SCRATCH}*")
+    folder, lock = Path(), -1
+    while lock < 0 or not folder.exists():
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=root))
+        lock = os.open(folder, os.O_RDONLY)
+        _locked(lock)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 def check_folder(path: str | Path | None) -> None:
@@ -78,15 +161,30 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path, what: str = "JSON file") -> dict[str, Any]:
-    """Read a JSON object; raises `InputError` with the file and the line where it is missing or broken."""
+    """Read a JSON object; raises `InputError` with the file and the line where it is missing or broken.
+
+    What JSON cannot say again is broken too: NaN, numbers beyond the range of floats, halves of characters.
+    """
+    text = read_text(path, what)
     try:
-        value = json.loads(read_text(path, what), object_pairs_hook=distinct)
+        value = json.loads(text, object_pairs_hook=distinct, parse_constant=_number, parse_float=_number)
+        if "\\ud" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not a readable {what} ({error.msg})") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: not a readable {what} (it is nested too deeply)") from error
     except ValueError as error:
         raise InputError(f"{path}: not a readable {what} ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a {what}: it holds a {type(value).__name__} where an object was expected")
+    return value
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number that JSON knows")
     return value
 
 

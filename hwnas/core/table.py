@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hwnas.core.documents import COST_TABLE, RUN, TABLE_FILE
 from hwnas.core.errors import InputError, MissingCostError, ParseError
-from hwnas.core.files import data_folder, read_text, write_text
+from hwnas.core.files import data_folder, read_json, read_text, write_text
 from hwnas.core.target import Target
 from hwnas.core.units import quantity_of
 
@@ -120,8 +120,14 @@ class CostTable:
         return CostTable(self.target, rows, {"merged": parts}, f"{self.name} + {other.name}")
 
     def save(self, path: str | Path) -> None:
-        """Write `path` (CSV) and its manifest beside it (same name, `.json`)."""
+        """Write `path` (CSV) and its manifest beside it (same name, `.json`).
+
+        Raises `InputError` where another document has that name.
+        """
         path = _csv_path(path)
+        manifest = path.with_suffix(".json")
+        if manifest.exists() and read_json(manifest).get("kind") != COST_TABLE.kind:
+            raise InputError(f"{path} would replace {manifest}, which is no table's manifest; choose another --out")
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(
@@ -133,7 +139,7 @@ class CostTable:
                 cells += _cells(row.get(metric))
             writer.writerow(cells)
         write_text(path, out.getvalue())
-        COST_TABLE.write(path.with_suffix(".json"), {"target": self.target.to_json(), **self.manifest})
+        COST_TABLE.write(manifest, {"target": self.target.to_json(), **self.manifest})
 
     @classmethod
     def load(cls, path: str | Path) -> CostTable:
@@ -205,7 +211,10 @@ def _cells(cost: Cost | None) -> list[str]:
 
 def _read_rows(path: Path, text: str) -> dict[str, dict[str, Cost]]:
     reader = csv.DictReader(io.StringIO(text), strict=True)
-    header = reader.fieldnames or []
+    try:
+        header = reader.fieldnames or []
+    except csv.Error as error:
+        raise ParseError(path, f"not readable as CSV ({error})", 1) from error
     metrics = [name for name in header if f"{name}_verdict" in header]
     expected = ["primitive", *(name for m in metrics for name in (m, *(f"{m}_{part}" for part in _PARTS)))]
     if not metrics or list(header) != expected:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hwnas.core.errors import InputError, TargetMismatchError
 
 Origin = Literal["measured", "imported", "simulated"]
+CACHES = ("warm", "cold")
 
 Environment = dict[str, Any]
 """Library versions, driver, clocks, governor, load, temperature, host: recorded and warned about, blocks nothing."""
@@ -46,7 +47,7 @@ class Target:
 
     @classmethod
     def from_json(cls, values: dict[str, Any], where: str = "target") -> Target:
-        """Rebuild a target; raises `InputError` where a key is unknown, missing or of another type."""
+        """Rebuild a target; raises `InputError` where a key is unknown or missing, or its value not one it can have."""
         if not isinstance(values, dict):
             raise InputError(f"{where}: not a target: {values!r}")
         known = {field.name: field for field in fields(cls)}
@@ -62,6 +63,12 @@ class Target:
                 raise InputError(
                     f"{where}: target.{name} is {getattr(target, name)!r}, expected a {type(default).__name__}"
                 )
+        if target.batch < 1 or target.threads < 0 or not target.precision:
+            raise InputError(f"{where}: no device runs batch {target.batch} on {target.threads} threads in precision "
+                             f"{target.precision!r}")
+        if target.cache not in CACHES or target.origin not in get_args(Origin):
+            raise InputError(f"{where}: target.cache is one of {', '.join(CACHES)} and target.origin one of "
+                             f"{', '.join(get_args(Origin))}, not {target.cache!r} and {target.origin!r}")
         return target
 
     def __str__(self) -> str:

@@ -14,6 +14,7 @@ from hwnas import __version__
 from hwnas.core.columns import numbers, read_columns
 from hwnas.core.errors import InputError
 from hwnas.core.table import CostTable
+from hwnas.core.units import LATENCY, quantity_of
 from hwnas.fpga.demand import block_demand, column, network_demand
 from hwnas.fpga.model import LATENCY_TERMS, MOVED, DpuModel, EnergyModel, nanoseconds
 from hwnas.fpga.targets import DpuTarget
@@ -160,6 +161,8 @@ def calibrate_file(
     Raises `InputError` where the table lacks the column, has too few rows, or is simulated.
     """
     path = Path(source)
+    if quantity_of(metric) != LATENCY:
+        raise InputError(f"{metric} is no latency in milliseconds, which the cycles of a DPU are fitted to")
     if space is None:
         table = CostTable.load(path)
         model = calibrate(table, target)
@@ -168,9 +171,12 @@ def calibrate_file(
     else:
         columns = read_columns(path, ("arch", metric), required=("arch", metric))
         values = numbers(columns[metric], metric, path)
-        known = np.isfinite(values) & (values > 0)
-        population, latency = space.parse_many(columns["arch"])[known], values[known]
-        skipped = int((~known).sum())
+        known = np.flatnonzero(~np.isnan(values))
+        bad = known[~((values[known] > 0) & np.isfinite(values[known]))]
+        if len(bad):
+            raise InputError(f"{path}: {metric} of row {bad[0]} is {values[bad[0]]:g}, which no measurement gives")
+        population, latency = space.parse_many([str(columns["arch"][row]) for row in known]), values[known]
+        skipped = len(values) - len(known)
         demand = network_demand(space, population, target)
         model = calibrate_networks(space, population, latency, target, str(path))
     error = held_out_mape(demand, latency, target)

@@ -8,7 +8,6 @@ shift of the DPU would leave its range. Where rounding alone leaves too much noi
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.core.errors import InputError
-from hwnas.core.files import write_bytes
+from hwnas.core.files import scratch, write_bytes
 from hwnas.fpga.equalize import equalize
 from hwnas.fpga.positions import CONVOLUTIONS, HIGH, LOW, Rule, best_position, settle
 from hwnas.fpga.validate import validate
@@ -128,8 +127,8 @@ def prepare(model: str | Path | bytes) -> onnx.ModelProto:
     """The float model with BatchNorm folded, constants computed and h-swish in its parts, every node named."""
     import onnxruntime
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "folded.onnx"
+    with scratch() as folder:
+        path = folder / "folded.onnx"
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
@@ -188,7 +187,11 @@ def _run(model: bytes, images: NDArray[np.float32]) -> Iterator[dict[str, NDArra
     whole = len(images) - len(images) % fixed if fixed else len(images)
     step = fixed or BATCH
     for start in range(0, whole, step):
-        yield dict(zip(names, session.run(None, {source.name: images[start : start + step]}), strict=True))
+        try:
+            found = session.run(None, {source.name: images[start : start + step]})
+        except Exception as error:  # ONNX Runtime's own kinds of errors have no common ancestor
+            raise InputError(f"the model does not run: {str(error).splitlines()[0]}") from error
+        yield dict(zip(names, found, strict=True))
 
 
 def choose_positions(model: onnx.ModelProto, images: NDArray[np.float32]) -> dict[str, int]:
@@ -263,8 +266,8 @@ def _insert_qdq(model: onnx.ModelProto, positions: dict[str, int], images: NDArr
         ]
         for name, p in positions.items()
     }
-    with tempfile.TemporaryDirectory() as folder:
-        source, path = Path(folder) / "float.onnx", Path(folder) / "qdq.onnx"
+    with scratch() as folder:
+        source, path = folder / "float.onnx", folder / "qdq.onnx"
         onnx.save(model, str(source))
         level = logging.getLogger().level
         logging.getLogger().setLevel(logging.ERROR)

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from hwnas.core.config import Config, parse_config
+from hwnas.core.config import Config, parse_config, read_yaml
 from hwnas.core.errors import InputError, UnknownNameError
-from hwnas.core.files import data_folder, read_text
+from hwnas.core.files import data_folder
+
+LIMITS = (
+    *("conv_kernel", "conv_stride", "conv_weights", "channels", "dilated_channels"),
+    *("depthwise_kernel", "depthwise_stride", "depthwise_weights", "deconv_ratio"),
+    *("pool_kernel", "pool_stride", "pad_before", "pad_after"),
+)
 
 
 class Limit(Config):
     """An inclusive range, and who says so; the maximum counts in multiples of the DPU's parameter `unit`, if named."""
 
-    min: int
-    max: int
+    min: int = Field(ge=0)
+    max: int = Field(ge=0)
     source: str
-    unit: str | None = None
+    unit: Literal["channel_parallel", "bank_depth"] | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Limit:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, max only {self.max}")
+        return self
 
 
 class Known(Config):
     """A value and its source."""
 
-    value: float | list[int]
+    value: Annotated[float, Field(allow_inf_nan=False)] | list[int]
     source: str
 
 
@@ -62,6 +73,16 @@ class DpuTarget(Config):
     fused_activations: Names
     alu_activations: Names
     fingerprint: str | None = None
+
+    @field_validator("limits")
+    @classmethod
+    def _every_limit(cls, limits: dict[str, Limit]) -> dict[str, Limit]:
+        for name in limits:
+            if name not in LIMITS:
+                raise ValueError(str(UnknownNameError("limit", name, LIMITS)))
+        if missing := [name for name in LIMITS if name not in limits]:
+            raise ValueError(f"lacks {', '.join(missing)}; extends: dpuczdx8g gives them")
+        return limits
 
     def bounds(self, limit: str) -> tuple[int, int]:
         """Least and greatest allowed value of `limit`."""
@@ -112,12 +133,7 @@ def get_target(name: str | Path) -> DpuTarget:
 
 def _read(path: Path, depth: int = 0) -> dict[str, Any]:
     """The file's keys over those of the file it extends, `limits` merged one by one."""
-    try:
-        values = yaml.safe_load(read_text(path, "DPU target"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not readable as YAML ({getattr(error, 'problem', None) or error})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: a DPU target is a mapping of keys to values")
+    values = read_yaml(path, "DPU target")
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -126,5 +142,7 @@ def _read(path: Path, depth: int = 0) -> dict[str, Any]:
     with data_folder("fpga") as folder:
         beside, shipped = path.parent / f"{parent}.yaml", folder / "targets" / f"{parent}.yaml"
         base = _read(beside if beside.is_file() else shipped, depth + 1)
-    limits = {**base.get("limits", {}), **values.get("limits", {})}
-    return {**base, **values, "limits": limits}
+    own = values.get("limits", {})
+    if not isinstance(own, dict):
+        raise InputError(f"{path}: limits: a mapping of limits is expected")
+    return {**base, **values, "limits": {**base.get("limits", {}), **own}}

@@ -8,10 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
 from hwnas.core.config import Config
 from hwnas.core.errors import ParseError
@@ -99,14 +100,14 @@ class ColumnMapping(Config):
     power_unit: str | None = None
     start: float | None = None
     end: float | None = None
-    inferences: int | None = None
+    inferences: Annotated[int, Field(ge=1)] | None = None
     subject: str | None = None
     metrics: dict[str, str] = {}
     metric_units: dict[str, str] = {}
     device: str = ""
     runtime: str = "csv"
     precision: str | None = None
-    batch: int | None = None
+    batch: Annotated[int, Field(ge=1)] | None = None
 
 
 class Reader(ABC):

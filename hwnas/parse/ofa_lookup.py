@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from hwnas.core.config import YAML_ERRORS
 from hwnas.core.errors import InputError, ParseError
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
@@ -37,7 +38,6 @@ _KEY = re.compile(
     r"(Conv|Conv_1|Conv_2|AvgPool2D|Logits|expanded_conv)-input:(\d+)x(\d+)x(\d+)-output:(?:(\d+)x(\d+)x)?(\d+)"
     r"(?:-expand:(\d+)-kernel:(\d+)-stride:(\d+)-idskip:[01]-se:([01])-hs:([01]))?"
 )
-_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
     """Every entry of a table by its published name; raises `ParseError`."""
     try:
         entries = yaml.load("\n".join(read_lines(path)), Loader=_Loader)
-    except _YAML_ERRORS as error:
+    except YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or type(error).__name__
         raise ParseError(path, f"not readable as YAML ({reason})", mark and mark.line + 1) from error

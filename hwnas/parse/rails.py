@@ -252,6 +252,12 @@ def _scales(metric: str) -> dict[str, float]:
     return {"latency_ms": seconds, "energy_mj": {"J": 1e3, "mJ": 1.0, "uJ": 1e-3}}.get(name, {})
 
 
+def _quantity_told(column: str) -> str | None:
+    """The quantity whose unit `column` ends in, such as `latency_ms` of `time (us)`; None where it ends in none."""
+    ending = _ending(column)
+    return next((name for name in ("latency_ms", "energy_mj") if ending in _scales(name)), None)
+
+
 class MappedColumns(Reader):
     """Any CSV file, its columns named by a `ColumnMapping`: power over time, or a cost a row."""
 
@@ -263,13 +269,23 @@ class MappedColumns(Reader):
             raise InputError("a column mapping names either `rails` (with `time`) or `metrics` (with `subject`)")
         if mapping.rails and (mapping.time is None or (mapping.start is None) != (mapping.end is None)):
             raise InputError("a mapping of rails names the column `time`, and both `start` and `end` or neither")
+        if mapping.metrics and (mapping.start, mapping.end, mapping.inferences) != (None, None, None):
+            raise InputError("`start`, `end` and `inferences` are of a mapping of rails; each row of metrics is a cost")
+        used = [*mapping.rails.values(), *mapping.metrics.values(), *filter(None, (mapping.time, mapping.subject))]
+        for name in used:
+            if used.count(name) > 1:
+                raise InputError(f"a column mapping uses the column {name!r} {used.count(name)} times")
         self.time_scale = SECONDS[_unit(mapping.time, "time_unit", mapping.time_unit, SECONDS)] if mapping.time else 1.0
         self.power_scales = {rail: MILLIWATTS[_unit(name, "power_unit", mapping.power_unit, MILLIWATTS)]
                              for rail, name in mapping.rails.items()}  # fmt: skip
         if mapping.metrics and mapping.subject is None:
             raise InputError("a mapping of metrics names the column `subject`")
-        for metric in mapping.metrics:
-            quantity_of(metric)
+        for metric, name in mapping.metrics.items():
+            if not quantity_of(metric).is_cost:
+                raise InputError(f"{metric} is no cost, and only costs are read from the logs of a device")
+            told = _quantity_told(name)
+            if told not in (None, quantity_of(metric).name):
+                raise InputError(f"the column {name!r} is a {told} by its name, not a {quantity_of(metric).name}")
         for metric, unit in mapping.metric_units.items():
             if metric not in mapping.metrics or unit not in _scales(metric):
                 known = ", ".join(f"{m} in {'/'.join(_scales(m))}" for m in mapping.metrics if _scales(m))
@@ -290,6 +306,8 @@ class MappedColumns(Reader):
         m = self.mapping
         wanted = [*m.rails.values(), *m.metrics.values(), *(c for c in (m.time, m.subject) if c is not None)]
         try:
+            for name in {name for name in wanted if (reader.fieldnames or []).count(name) > 1}:
+                raise ParseError(path, f"has the column {name!r} twice", 1)
             missing = [name for name in wanted if name not in (reader.fieldnames or [])]
             if missing:
                 raise ParseError(path, f"has no column {', '.join(map(repr, missing))}", 1)
@@ -339,6 +357,12 @@ def _metric_scale(mapping: ColumnMapping, metric: str) -> float:
     return scales[_unit(mapping.metrics[metric], "metric_units", mapping.metric_units.get(metric), scales, own)]
 
 
+def _ending(column: str) -> str | None:
+    """The word that a column's name ends in, as units do: `ms` in `Time (ms)`."""
+    found = re.search(r"(?:^|[ _(\[])([A-Za-z]+)[)\]]?$", column)
+    return found[1] if found else None
+
+
 def _unit(column: str, key: str, stated: str | None, known: Mapping[str, float], default: str | None = None) -> str:
     """The unit of `column`: as the mapping's `key` states it, or as the column's name ends, or the `default`.
 
@@ -346,8 +370,7 @@ def _unit(column: str, key: str, stated: str | None, known: Mapping[str, float],
     """
     if stated is not None and stated not in known:
         raise InputError(f"{key} is {stated!r}, expected one of {', '.join(known)}")
-    ending = re.search(r"(?:^|[ _(\[])([A-Za-z]+)[)\]]?$", column)
-    own = ending[1] if ending and ending[1] in known else None
+    own = ending if (ending := _ending(column)) in known else None
     unit = stated or own or default
     if unit is None:
         raise InputError(f"a column mapping says in which unit {column!r} is: {key} is one of {', '.join(known)}")

@@ -303,6 +303,10 @@ def table_column(table: CostTable, metric: str) -> str:
     return fitting[0]
 
 
+ALL_RIGHT = 100.0
+"""The most that an accuracy can be, in percent."""
+
+
 def check_values(y: ArrayLike, quantity: Quantity, metric: str) -> Array:
     """`y` as floats; raises `InputError` naming the first value that is no measurement."""
     values = np.asarray(y, dtype=np.float64)
@@ -311,6 +315,8 @@ def check_values(y: ArrayLike, quantity: Quantity, metric: str) -> Array:
     bad = ~np.isfinite(values)
     if quantity.is_cost:
         bad |= (values < np.finfo(float).tiny) if quantity == THROUGHPUT else (values < 0)
+    else:
+        bad |= (values < 0) | (values > ALL_RIGHT)
     if bad.any():
         row = int(np.argmax(bad))
         raise InputError(f"{metric} of row {row} is {values[row]:g}, which no measurement gives; remove the row")

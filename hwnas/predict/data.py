@@ -16,6 +16,7 @@ from hwnas.core.documents import NETWORKS_FILE, RUN, TABLE_FILE
 from hwnas.core.errors import HwnasError, InputError
 from hwnas.core.files import read_json
 from hwnas.core.table import CostTable
+from hwnas.core.target import Target
 from hwnas.core.units import Quantity, quantity_of
 from hwnas.predict.base import check_values
 from hwnas.predict.intervals import genotype_groups
@@ -92,8 +93,13 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
         keep = _measured_themselves(columns, raw, keep)
     values = _checked(raw, keep, quantity, metric, path)
     population = parse_archs(space, columns["arch"], path, keep)
-    target = read_json(path / RUN.file).get("target") if run and (path / RUN.file).is_file() else None
     table = CostTable.load(path) if run and (path / TABLE_FILE).is_file() else None
+    target = None
+    if run and (path / RUN.file).is_file() and (told := read_json(path / RUN.file).get("target")) is not None:
+        of_run = Target.from_json(told, str(path / RUN.file))
+        if table is not None:
+            of_run.require_same(table.target, table.name)
+        target = of_run.to_json()
     again = numbers(columns[f"{metric}_repeat"], metric, path)[keep] if f"{metric}_repeat" in columns else None
     groups = _groups(population, np.array(columns[GROUPING])[keep] if GROUPING in columns else None)
     copies = valued - len(values)
@@ -119,7 +125,7 @@ def _of_space(specs: list[Any], space: SearchSpace, path: Path) -> NDArray[np.bo
     """Which rows of a run are of `space`; raises `InputError` where none is."""
     own = np.array([spec == space.spec for spec in specs])
     if not own.any():
-        raise InputError(f"{path}: its networks are of {', '.join(sorted(set(specs)))}, not of {space.spec}")
+        raise InputError(f"{path}: its networks are of {', '.join(sorted(set(map(str, specs))))}, not of {space.spec}")
     return own
 
 

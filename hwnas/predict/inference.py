@@ -30,13 +30,19 @@ def open_model(
 ) -> Predictor:
     """A saved predictor, or a cost table used additively.
 
-    A table needs `space`, unless its manifest names one, and `metric` where it has several columns.
+    A table needs `space`, unless its manifest names one, and `metric` where it has several columns. Raises `InputError`
+    where a saved predictor is of another space or metric.
     """
     if isinstance(model, Predictor):
         return model
     path = Path(model)
     if (path / PREDICTOR.file).is_file() or not is_table(path):
-        return load_predictor(path)
+        saved = load_predictor(path)
+        if metric not in (None, saved.metric):
+            raise InputError(f"{path} predicts {saved.metric}, not {metric}; leave --metric out")
+        if space is not None and (get_space(space) if isinstance(space, str) else space) != saved.space:
+            raise InputError(f"{path} is of {saved.space.spec}, not of {space}; leave --space out")
+        return saved
     table = CostTable.load(path)
     spaces = table.manifest.get("spaces", [])
     named = space or (spaces[0] if len(spaces) == 1 else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from hwnas.core.documents import NETWORKS_FILE, RUN, SAMPLES_FILE, TABLE_FILE, stamp
 from hwnas.core.errors import InputError
-from hwnas.core.files import check_folder
+from hwnas.core.files import check_folder, scratch
+from hwnas.core.progress import say
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings
@@ -132,10 +132,10 @@ def measure_onnx(models: Mapping[str, bytes | str | Path], *, runtime: str = "on
     With the `store` of a run, their medians refer to the same speed of the machine as that run's; what it already holds
     of the same models is measured anew, so that the result is independent. Raises what `profile` raises.
     """
-    with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
+    with scratch() as folder:
         subjects = {}
         for index, (name, model) in enumerate(models.items()):
-            path = Path(folder) / f"{index}.onnx"
+            path = folder / f"{index}.onnx"
             if isinstance(model, bytes):
                 path.write_bytes(model)
             subjects[name] = Subject.model(path if isinstance(model, bytes) else model)
@@ -155,7 +155,7 @@ def measure_subjects(subjects: Mapping[str, Subject], *, runtime: str = "onnxrun
     target = local_target(runtime, settings)
     if metric in plan.unmeasurable:
         return dict.fromkeys(subjects, Measurement.failed(plan.unmeasurable[metric], "unmeasurable"))
-    with tempfile.TemporaryDirectory(prefix="hwnas-") as folder, Store(store or Path(folder) / SAMPLES_FILE) as samples:
+    with scratch() as folder, Store(store or folder / SAMPLES_FILE) as samples:
         series = samples.next_series(target, [subject.id for subject in subjects.values()])
         run_campaign(samples, target, settings, list(subjects.values()), series=series, effort=plan.effort, seed=seed,
                      title="models")
@@ -171,6 +171,8 @@ def _open(folder: Path, target: Target, store: str | Path | None, goal: float) -
         return Run(folder, target, (), path, goal)
     before = Run.load(folder)
     before.target.require_same(target, f"the request for {folder}")
+    if store is None and not (before.store.is_file() and before.store.stat().st_size):
+        say(f"{before.store} is missing or empty: all that {folder} holds is measured anew")
     return replace(before, goal=goal, store=path if store else before.store)
 
 

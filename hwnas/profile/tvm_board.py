@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import tvm
@@ -21,6 +19,7 @@ from tvm import rpc
 from tvm.script import tirx as T
 from tvm.target import Target
 
+from hwnas.core.files import scratch
 from hwnas.profile.backends import Settings
 from hwnas.profile.timer import Stopwatch
 
@@ -111,8 +110,8 @@ class Board:
         """Send what was compiled, linked here where this machine's linker can, and load it there."""
         alike = self.triple.partition("-")[0] == tvm.target.codegen.llvm_get_system_triple().partition("-")[0]
         self.numbered += 1
-        with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
-            path = Path(folder) / f"{self.numbered}.{'so' if alike else 'tar'}"
+        with scratch() as folder:
+            path = folder / f"{self.numbered}.{'so' if alike else 'tar'}"
             executable.export_library(str(path))
             self.session.upload(str(path))
             return self.session.load_module(path.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from hwnas.core.arrays import Array, Population
 from hwnas.core.documents import SAMPLES_FILE
 from hwnas.core.errors import InfeasibleBudgetError
+from hwnas.core.files import scratch
 from hwnas.core.progress import say
 from hwnas.search.additive import Additive, Factor
 from hwnas.search.problem import Problem
@@ -64,8 +64,8 @@ def certified(
     where the winner leaves room in its budgets because it surely costs less than predicted, once; with `use_up` as long
     as there are finalists that may use a budget up. A target that is not this machine ends it at once, not measured.
     """
-    with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
-        finalists = _Finalists(store or Path(folder) / SAMPLES_FILE, seed, use_up)
+    with scratch() as folder:
+        finalists = _Finalists(store or folder / SAMPLES_FILE, seed, use_up)
         return _until_certified(problem, solve, measured, finalists)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hwnas.core.arrays import Population
 from hwnas.core.documents import NETWORK, SUPERNET
 from hwnas.core.errors import ClaimFailedError, InputError
-from hwnas.core.files import read_json, write_bytes
+from hwnas.core.files import write_bytes
 from hwnas.search.source import translation
 from hwnas.spaces import SearchSpace, get_space
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3
 SEED = 0
 OPEN_BATCH = 2
+COMPARED = 32
 INPUT = (
     "upright RGB in [0, 1], what is transparent on white, channels first; each channel minus hwnas.mean, divided by "
     "hwnas.std; the shorter side resized to the input's (bicubic, or bilinear with a low-pass filter), the centre cut "
@@ -60,7 +61,8 @@ def export(
     Args:
         arch: the architecture in the space's notation.
         out: the file to write; None: none is written.
-        batch: images in one inference; None leaves it open.
+        batch: images in one inference; None leaves it open. Of more than `COMPARED`, the same model of so many images
+            is compared.
         supernet: the folder of a trained super-network, or of the network trained alone (`hwnas train`), to take the
             weights from; without it they are untrained.
 
@@ -69,7 +71,8 @@ def export(
     space = get_space(space) if isinstance(space, str) else space
     network = build_network(space, space.parse(arch), supernet)
     model = _described(network.to_onnx(batch), {"space": space.spec, "arch": arch, **_input_of(supernet)})
-    difference = compare(network, model, batch or OPEN_BATCH)
+    few = min(batch or OPEN_BATCH, COMPARED)
+    difference = compare(network, model if few == (batch or few) else network.to_onnx(few), few)
     if not difference <= TOLERANCE:
         raise ClaimFailedError(
             f"the ONNX model of {arch} computes something else than PyTorch: the outputs differ by {difference:.2g} "
@@ -84,8 +87,10 @@ def _input_of(folder: str | Path | None) -> dict[str, str]:
     """What a network with the weights of `folder` expects and answers, as texts; nothing for untrained weights."""
     if folder is None:
         return {}
-    name = (NETWORK if (Path(folder) / NETWORK.file).is_file() else SUPERNET).file
-    about = read_json(Path(folder) / name, "checkpoint").get("data_set") or {}
+    from hwnas.train import checkpoint
+
+    document = NETWORK if (Path(folder) / NETWORK.file).is_file() else SUPERNET
+    about = checkpoint.read(folder, document).get("data_set") or {}
     kept = {key: json.dumps(about[key]) for key in ("mean", "std", "classes") if key in about}
     return {"input": INPUT, **kept} if kept else {}
 

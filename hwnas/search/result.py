@@ -28,7 +28,18 @@ class Candidate:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Candidate:
-        return cls(values["arch"], values["accuracy"], values["costs"], values.get("certificate"))
+        """Raises KeyError, TypeError or AttributeError for what is none."""
+        certificate = values.get("certificate")
+        if not isinstance(values["arch"], str) or not isinstance(certificate, dict | None):
+            raise TypeError(f"{values['arch']!r} with the certificate {certificate!r} is no candidate")
+        costs = {name: _number(value) for name, value in values["costs"].items()}
+        return cls(values["arch"], _number(values["accuracy"]), costs, certificate)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,7 @@ def _problem_from_json(values: Mapping[str, Any], folder: Path) -> dict[str, Any
     problem = {name: values[name] for name in PROBLEM_FIELDS}
     for constraint in problem["constraints"]:
         (bound,) = (constraint[name] for name in ("max", "min") if name in constraint)
-        if not isinstance(bound, int | float) or not isinstance(constraint["quantity"], str):
+        if _number(bound) < 0 or not isinstance(constraint["quantity"], str):
             raise TypeError(f"{constraint} is no constraint")
     if problem["supernet"] is not None:
         problem["supernet"] = str(folder.resolve() / problem["supernet"])

@@ -88,12 +88,17 @@ def additive_source(text: str, column: str, additive: Additive, target: Target |
 
 def _open_path(text: str, space: SearchSpace) -> list[Source]:
     path, _, column = text.partition("#")
+    found: Source | None = None
     if (Path(path) / PREDICTOR.file).is_file():
-        return [predictor_source(path, space)]
-    if (Path(path) / SUPERNET.file).is_file():
+        found = predictor_source(path, space)
+    elif (Path(path) / SUPERNET.file).is_file():
         from hwnas.search.subnets import supernet_source
 
-        return [supernet_source(path, space)]
+        found = supernet_source(path, space)
+    if found is not None:
+        if column not in ("", found.column):
+            raise InputError(f"{path} gives {found.column}, not {column}; leave #{column} out")
+        return [found]
     if is_table(path):
         return _cost_table(path, column, space)
     raise InputError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hwnas.core.documents import CERTIFICATES, stamp
 from hwnas.core.errors import InputError, UnavailableError
+from hwnas.core.files import check_folder
 from hwnas.core.target import Target
 from hwnas.core.units import ENERGY, LATENCY, MEMORY, THROUGHPUT, Quantity, quantity_of
 from hwnas.profile.stats import relative_half_width
@@ -139,6 +140,8 @@ def verify(
     """
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
     results = [Result.load(folder) for folder in folders]
+    for folder in folders:
+        check_folder(folder)
     claims = [_readable_claims(folder, result) for folder, result in zip(folders, results, strict=True)]
     for folder, found in zip(folders, claims, strict=True):
         if not found:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hwnas.core.arrays import Population
-from hwnas.core.errors import DomainError, InputError, UnknownNameError
+from hwnas.core.errors import DomainError, InputError, UnknownNameError, shortened
 from hwnas.core.registry import Registry
 from hwnas.spaces.graph import BN_EPS, Graph
 from hwnas.spaces.primitive import Primitive
@@ -33,6 +33,8 @@ Option = int | float | str | tuple[int, ...]
 
 GENE_TYPE = np.int16
 CHUNK = 65536
+MOST = 65536
+"""The most that an option of a space may be: images of such sides, and layers so wide, are beyond any device."""
 
 
 @dataclass(frozen=True)
@@ -327,12 +329,14 @@ def get_space(spec: str) -> SearchSpace:
 
 def _read_option(spec: str, option: str, text: str, default: Option) -> Option:
     try:
-        if isinstance(default, tuple):
-            return tuple(int(part) for part in text.split("/"))
-        return type(default)(text)
+        value: Option = tuple(map(int, text.split("/"))) if isinstance(default, tuple) else type(default)(text)
     except ValueError as error:
         expected = "integers separated by slashes" if isinstance(default, tuple) else f"a {type(default).__name__}"
-        raise InputError(f"{spec}: {option} is {text!r}, expected {expected}") from error
+        raise InputError(f"{shortened(spec)}: {option} is {shortened(text)!r}, expected {expected}") from error
+    for number in value if isinstance(value, tuple) else (value,):
+        if not isinstance(number, str) and not number <= MOST:
+            raise InputError(f"{shortened(spec)}: {option} is {shortened(text)}, and {MOST} is the most")
+    return value
 
 
 def _option_text(value: Option) -> str:
@@ -341,5 +345,5 @@ def _option_text(value: Option) -> str:
 
 def bad_architecture(space: SearchSpace, text: str, reason: str) -> InputError:
     """The error for a text that is no architecture of `space`."""
-    shown = text if len(text) <= 120 else text[:117] + "..."
-    return InputError(f"not an architecture of {space.spec}: {reason}, in {shown!r}")
+    return InputError(f"not an architecture of {space.spec}: {reason}, in {shortened(text)!r}")
+

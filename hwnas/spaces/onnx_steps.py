@@ -261,7 +261,7 @@ def _conv(reader: _Reader, node: onnx.NodeProto, data: list[str]) -> What:
 
 def _linear(reader: _Reader, node: onnx.NodeProto, data: list[str]) -> What:
     """A product with constant weights; the input is flat, whatever its shape was."""
-    attributes, weight = _attributes(node), reader.full.get(node.input[1], ())
+    attributes, weight = _attributes(node), reader.full.get(node.input[1] if len(node.input) > 1 else "", ())
     if len(data) > 1 or len(weight) != 2 or data[0] != node.input[0] or attributes.get("transA"):
         return _any(reader, node, data)
     wide, out = weight[::-1] if attributes.get("transB") else weight

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hwnas.train.config import RunConfig
 
 STEP = "[0-9]" * 8
+AGAIN = "delete the folder to train anew, or choose another --out"
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def save(
     folder: Path, document: Document, step: int, tensors: Mapping[str, Mapping[str, Tensor]], about: dict[str, Any]
 ) -> None:
     """Write one safetensors file for each group of `tensors` into `folder` and the document that names them, then drop
-    those of earlier steps, and what a process that was killed left unfinished.
+    those of earlier steps. `folder` is the caller's alone.
 
     Raises `InputError` where the folder cannot be written; the checkpoint before stays whole.
     """
@@ -55,8 +56,7 @@ def save(
         files[group] = {"file": path.name, "sha256": _digest(path)}
     document.write(folder / document.file, {**about, "step": step, "files": files})
     kept = {entry["file"] for entry in files.values()}
-    own = [pattern for group in files for pattern in (f"{group}-{STEP}.safetensors", f".{group}-{STEP}.safetensors.*")]
-    for path in (path for pattern in (*own, f".{document.file}.*") for path in folder.glob(pattern)):
+    for path in (path for group in files for path in folder.glob(f"{group}-{STEP}.safetensors")):
         if path.name not in kept:
             path.unlink(missing_ok=True)
 
@@ -66,8 +66,20 @@ def read(folder: str | Path, document: Document) -> dict[str, Any]:
     path = Path(folder) / document.file
     about = document.read(path)
     if not isinstance(about.get("config"), dict):
-        raise InputError(f"{path}: a damaged {document.what}: it lacks its configuration; train it again")
+        raise InputError(f"{path}: a damaged {document.what}: it lacks its configuration; {document.mend}")
+    if not _describes_data(about.get("data_set")):
+        raise InputError(f"{path}: a damaged {document.what}: it does not say what it was trained on; {document.mend}")
     return about
+
+
+def _describes_data(found: Any) -> bool:
+    """Whether that could be what `data.describe` gives, or nothing."""
+    if found is None:
+        return True
+    kinds = {"classes": str, "mean": float, "std": float}
+    lists = {key: found[key] for key in kinds if key in found} if isinstance(found, dict) else {"": None}
+    return all(isinstance(values, list) and all(isinstance(value, kinds[key]) for value in values)
+               for key, values in lists.items())
 
 
 def tensors(folder: str | Path, about: Mapping[str, Any], group: str) -> dict[str, Tensor]:
@@ -79,13 +91,13 @@ def tensors(folder: str | Path, about: Mapping[str, Any], group: str) -> dict[st
         entry = about["files"][group]
         path = Path(folder) / Path(entry["file"]).name
         if _digest(path) != entry["sha256"]:
-            raise InputError(f"{path}: the checkpoint is damaged (its content is not what was written); train it again")
+            raise InputError(f"{path}: the checkpoint is damaged (its content is not what was written); {AGAIN}")
         loaded: dict[str, Tensor] = load_file(path)
         return loaded
     except (KeyError, TypeError) as error:
-        raise InputError(f"{folder}: the checkpoint lacks its {group}; train it again") from error
+        raise InputError(f"{folder}: the checkpoint lacks its {group}; {AGAIN}") from error
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder}: cannot read the checkpoint's {group} ({error}); train it again") from error
+        raise InputError(f"{folder}: cannot read the checkpoint's {group} ({error}); {AGAIN}") from error
 
 
 def put_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -63,7 +63,7 @@ class RunConfig(Config):
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 3e-5
     label_smoothing: Fraction = 0.1
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"

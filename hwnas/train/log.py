@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -60,7 +61,8 @@ class Log:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._active:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -10,6 +10,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from hwnas.core.documents import NETWORK, SUPERNET, Document
 from hwnas.core.errors import InputError
-from hwnas.core.files import check_folder
+from hwnas.core.files import check_folder, claimed
 from hwnas.core.progress import Task, progress, say
 from hwnas.spaces.modules import channels_last
 from hwnas.train import checkpoint
@@ -105,9 +106,14 @@ class Run:
     def fit(self, phases: list[Phase], resume: bool = True) -> None:
         """Run the phases from the last checkpoint on, or from the start where there is none or not `resume`.
 
-        Raises `InputError` where a loss is not finite, naming step and network; the last checkpoint stays.
+        Raises `InputError` where a loss is not finite, naming step and network; the last checkpoint stays. Also where
+        another process trains in the folder.
         """
         _own_folder(self.folder, self.document)
+        with claimed(self.folder) if self.group.rank == 0 else nullcontext():
+            self._fit(phases, resume)
+
+    def _fit(self, phases: list[Phase], resume: bool) -> None:
         total = sum(phase.steps for phase in phases)
         done, momentum = self._restore() if resume else (0, {})
         if phases and done == total:

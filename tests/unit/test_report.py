@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     population = SPACE.distinct(SPACE.sample(400, rng))
     latency = SPACE.macs(population) / 1e8 * rng.normal(1, 0.02, len(population))
     columns = {"arch": [SPACE.format(row) for row in population], "latency_ms": latency,
-               "top1_acc": 50 + 5 * np.log(SPACE.parameters(population))}  # fmt: skip
+               "top1_acc": 20 + 4 * np.log(SPACE.parameters(population))}  # fmt: skip
     parquet.write_table(pa.table(columns), folder / "networks.parquet")
     rows = {p.key: {"latency_ms": Cost(p.macs / 1e8 + 0.01, verdict="imported")} for p in SPACE.primitives()}
     rows[next(iter(rows))] = {"latency_ms": Cost(math.nan, verdict="failed")}

@@ -22,11 +22,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
 from hwnas.core.registry import Registry
+from hwnas.core.target import CACHES
 from hwnas.profile import nvidia
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Stopwatch, clocked, matrix_sentinel, no_sentinel
 
-CACHES = ("warm", "cold")
 TRIALS = 32
 """Schedules to try for a kernel that no record is known of, where a tuned target is measured again."""
 

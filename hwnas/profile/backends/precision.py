@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hwnas.core.files import scratch
 
 CALIBRATION_BATCHES = 4
 CALIBRATION_SEED = 0
@@ -41,8 +41,8 @@ def _quantized(model: bytes, batch: int, symmetric: bool) -> bytes:
 
     loaded = onnx.load_from_string(model)
     logging.getLogger().setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
-        path = Path(folder) / "int8.onnx"
+    with scratch() as folder:
+        path = folder / "int8.onnx"
         quantize_static(
             loaded, path, RandomBatches(loaded, batch), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8, weight_type=QuantType.QInt8,
