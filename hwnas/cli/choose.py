@@ -15,6 +15,11 @@ from hwnas.core.units import UNSUPPORTED
 if TYPE_CHECKING:
     from hwnas.train import OneShotConfig
 
+SampleStore = Annotated[
+    Path | None,
+    typer.Option("--store", exists=True, dir_okay=False, help="sample store of the run behind the cost model"),
+]
+
 
 @app.command("train-supernet")
 def train_supernet_command(
@@ -67,7 +72,7 @@ def search_command(
     confidence: Annotated[float | None, typer.Option("--confidence", help="probability that a bound holds")] = None,
     front: Annotated[bool, typer.Option("--front", help="the whole accuracy-cost front")] = False,
     measure: Annotated[int, typer.Option("--measure", min=0, help="finalists measured at most; 0: none")] = 24,
-    store: Annotated[Path | None, typer.Option("--store", help="sample store of the run behind the cost model")] = None,
+    store: SampleStore = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="seed of every random choice")] = None,
     as_json: Json = False,
 ) -> None:
@@ -136,7 +141,7 @@ def _require(certificates: Sequence[dict[str, Any]]) -> None:
 @app.command("verify")
 def verify_command(
     runs: Annotated[list[Path], typer.Argument(help="folders of searches")],
-    store: Annotated[Path | None, typer.Option("--store", help="sample store of the run behind the cost model")] = None,
+    store: SampleStore = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

@@ -98,9 +98,13 @@ def profile_command(
 
 def _refuse(context: typer.Context, device: str) -> None:
     """Raise `InputError` for an option that would change nothing where the device is elsewhere."""
+    from hwnas.profile.elsewhere import SIMULATOR
+
     for option in context.command.params:
         if option.name in MEASURED_HERE and context.params[option.name] != option.default:
             raise InputError(f"{option.opts[0]}: --device {device} measures nothing here; leave it out")
+    if (runtime := context.params["runtime"]) not in (None, SIMULATOR):
+        raise InputError(f"--runtime {runtime}: --device {device} runs none here; leave it out, or give {SIMULATOR}")
 
 
 def _profiled(reports: list[dict[str, Any]], outcomes: list[str], metrics: list[str]) -> list[str]:

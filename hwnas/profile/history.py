@@ -38,8 +38,9 @@ class Effort:
             before a batch in each of `sessions`).
         sessions: worker processes that measure it at the least.
         batch_blocks: sample blocks taken before asking whether they suffice. A session takes one batch, and up to four
-            until as many blocks were taken at the machine's typical speed, the last one also until the subject is
-            steady, unless there are sessions enough for an interval between them. Of slow subjects a batch is smaller.
+            until it has its share of `MIN_BLOCKS` at the machine's typical speed, the last one also until the subject
+            is steady, unless there are sessions enough for an interval between them. Of slow subjects a batch is
+            smaller.
         chunk: subjects loaded at once.
         limits: what a worker may take before it counts as hung or out of memory.
         pace: how long a sample block is.
@@ -68,7 +69,8 @@ def blocks_due(blocks: Sequence[Block], reference: Reference, effort: Effort) ->
     latest, spent = blocks[-1].session, sum(block.spent_s for block in blocks)
     own = [block for block in blocks if block.session == latest]
     limit = effort.time_limit_s * (1 - ROUNDING)
-    batch = _batch(blocks[0].spent_s, limit, effort)
+    share = math.ceil(MIN_BLOCKS / effort.sessions)
+    batch = _batch(blocks[0].spent_s, limit, effort, share)
     left = max(MIN_BLOCKS - len(blocks), math.ceil((limit - spent) / (spent / len(blocks))))
     last = latest + 1 >= effort.sessions
     entitled = not last or (latest + 1 == effort.sessions and len(own) < batch)
@@ -77,7 +79,7 @@ def blocks_due(blocks: Sequence[Block], reference: Reference, effort: Effort) ->
         return latest, 0
     if len(own) % batch:
         return latest, min(batch - len(own) % batch, most)
-    if len(own) < LONGEST_SESSION * batch and np.sum(Drift.of(own, reference).doubt == 0) < batch:
+    if len(own) < LONGEST_SESSION * batch and np.sum(Drift.of(own, reference).doubt == 0) < share:
         return latest, min(batch, most)
     if last and measure(blocks, reference, effort.goal).verdict == "steady":
         return latest, 0
@@ -86,10 +88,9 @@ def blocks_due(blocks: Sequence[Block], reference: Reference, effort: Effort) ->
     return latest + 1, min(batch, most)
 
 
-def _batch(block_s: float, limit_s: float, effort: Effort) -> int:
+def _batch(block_s: float, limit_s: float, effort: Effort, least: int) -> int:
     """How many blocks of `block_s` a session takes: fewer where the time limit leaves its share of it no more."""
-    share, least = int(limit_s / (effort.sessions * block_s)), math.ceil(MIN_BLOCKS / effort.sessions)
-    return min(effort.batch_blocks, max(share, least))
+    return min(effort.batch_blocks, max(int(limit_s / (effort.sessions * block_s)), least))
 
 
 class History:

@@ -93,8 +93,8 @@ def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measu
 
     Blocks from a device whose clock was held down are dropped. Of the others, those of each session are used whose
     drift is least in doubt; all, where these are fewer than `MIN_BLOCKS`. Each is divided by its drift. With as many
-    sessions as that, the value is the median of their medians. `goal` is the half-width asked for, relative to the
-    median.
+    sessions as that, the value is the median of their medians, and where as many of them have blocks whose drift is in
+    no doubt, only these count. `goal` is the half-width asked for, relative to the median.
     """
     if not blocks:
         return Measurement.failed("no sample was taken")
@@ -108,12 +108,14 @@ def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measu
     least = np.full(sessions.max() + 1, drift.doubt.max())
     np.minimum.at(least, sessions, drift.doubt)
     used = drift.doubt == least[sessions]
+    if by_session and np.sum(least[np.unique(sessions)] == 0) >= MIN_BLOCKS:
+        used &= drift.doubt == 0
     if used.sum() < MIN_BLOCKS:
         used[:] = True
     medians, n = np.array([block.median_ms for block in blocks]), np.array([block.n for block in blocks])
     values = (medians / drift.factor)[used]
     if by_session:
-        units = [np.median(values[sessions[used] == session]) for session in np.unique(sessions)]
+        units = [np.median(values[sessions[used] == session]) for session in np.unique(sessions[used])]
         found = _judged(np.array(units), goal, "sessions")
     else:
         found = _judged(values, goal, "sample blocks")

@@ -198,3 +198,15 @@ def test_replacing_leaves_nothing_behind(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments, why", [
+    (["profile", "--space", "nasbench201", "--device", "file", "--emit", "b", "--runtime", "nope"], "runtime nope"),
+    (["verify", ".", "--store", "nowhere.sqlite"], "does not exist"),
+])
+def test_options_that_would_change_nothing_are_refused(arguments: list[str], why: str, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    assert why in capsys.readouterr().err and not list(tmp_path.iterdir())

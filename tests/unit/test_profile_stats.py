@@ -151,6 +151,13 @@ def test_a_session_far_from_the_typical_speed_still_counts():
     assert found.blocks == 2 * MIN_BLOCKS
 
 
+def test_sessions_at_the_typical_speed_are_enough_where_they_are_many():
+    usual = [block(1.0, session=session) for session in range(MIN_BLOCKS) for _ in range(3)]
+    slowed = [block(1.8, 1.4, 1.4, session=MIN_BLOCKS + n) for n in range(3) for _ in range(5)]
+    found = measure(usual + slowed, FULL, 0.02)
+    assert (found.median, found.low, found.high, found.blocks) == pytest.approx((1.0, 1.0, 1.0, 3 * MIN_BLOCKS))
+
+
 def test_without_a_sentinel_nothing_is_corrected():
     assert math.isnan(Block.of(0, [5, 5], [0] * 14).before)
     found = measure([block(v, math.nan, math.nan) for v in (1, 1, 2, 2, 3, 3)], Reference(math.nan, 1.0), 0.02)
@@ -260,12 +267,13 @@ def test_blocks_at_a_changing_speed_need_more_of_them():
     assert len(blocks) == LONGEST_SESSION * effort.batch_blocks
 
 
-def test_a_session_ends_once_a_batch_was_taken_at_the_typical_speed():
-    effort, blocks = Effort(time_limit_s=60), []
+@pytest.mark.parametrize("sessions, every, batches", [(2, 1, 1), (2, 2, 2), (MIN_BLOCKS, 4, 1), (MIN_BLOCKS, 7, 2)])
+def test_a_session_ends_once_it_has_its_share_at_the_typical_speed(sessions, every, batches):
+    effort, blocks = Effort(time_limit_s=60, sessions=sessions), []
     while next_session(blocks, effort) == 0:
-        speed = (1.0, 1.4)[len(blocks) % 2]
+        speed = 1.4 if (len(blocks) + 1) % every else 1.0
         blocks.append(block(speed, speed, speed))
-    assert len(blocks) == 2 * effort.batch_blocks
+    assert len(blocks) == batches * effort.batch_blocks
 
 
 @given(st.lists(st.floats(0.5, 2), min_size=40, max_size=40), st.integers(0, 39))
