@@ -26,7 +26,7 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 SCRATCH = "hwnas-"
-PART = ".part"
+PART = ".hwnas-part"
 
 
 @contextmanager

@@ -366,7 +366,7 @@ def test_a_run_that_is_killed_at_any_moment_resumes(tmp_path: Path) -> None:
         time.sleep(0.002)
     process.kill()
     assert process.wait() != 0
-    (folder / ".course-00000003.safetensors.x7.part").write_bytes(b"cut off")
+    (folder / ".course-00000003.safetensors.x7.hwnas-part").write_bytes(b"cut off")
     resumed, whole = weights_after(settings, folder), weights_after(settings, tmp_path / "whole")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert sorted(p.suffix for p in folder.iterdir()) == [
