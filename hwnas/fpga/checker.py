@@ -167,6 +167,8 @@ def sample_of(space: SearchSpace, allowed: NDArray[np.bool_], n: int, seed: int)
 
     Raises `InputError` where they are too few, or too rare among random ones to be found.
     """
+    if n > space.size:
+        raise InputError(f"{space.spec} has {space.size} networks, {n} were asked for")
     padded = with_nothing(allowed, nothing=True)
     rng = np.random.default_rng(seed)
     found = space.sample(0, rng)
