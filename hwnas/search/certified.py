@@ -81,7 +81,7 @@ def _until_certified(
             finalists.measure(result, new)
         winner = min(finalists.candidates.values(), key=finalists.rank)
         certificates = finalists.known[winner.arch]
-        result = _awarded(result, winner, finalists.known)
+        result = _awarded(result, winner, finalists)
         kept, room = standing(certificates) == 0, leaves_room(certificates, finalists.use_up)
         enough = kept and (not room or (had_room and not finalists.use_up))
         if enough or not new or len(finalists.known) >= measured:
@@ -162,10 +162,15 @@ def _share(claim: Claim, value: float | None) -> float:
     return value / claim.budget if claim.upper else claim.budget / value
 
 
-def _awarded(result: Result, winner: Candidate, known: Mapping[str, Certificates]) -> Result:
+def _awarded(result: Result, winner: Candidate, finalists: _Finalists) -> Result:
+    """`result` with the winner, its certificate, and why it is not the most accurate of the finalists."""
+    known, better = finalists.known, [c for c in finalists.candidates.values() if c.accuracy > winner.accuracy]
     broke = sum(decisive(certificates).status == "failed" for certificates in known.values())
-    note = [f"{broke} of {len(known)} finalists measured broke a budget on the device"] if broke else []
-    return result.with_best(replace(winner, certificate=decisive(known[winner.arch]).to_json()), note)
+    unsure = sum(standing(known[candidate.arch]) == 1 for candidate in better)
+    notes = [f"{broke} of {len(known)} finalists measured broke a budget on the device"] if broke else []
+    if unsure:
+        notes.append(f"{unsure} more accurate finalists keep the budget, but not with the whole of their intervals")
+    return result.with_best(replace(winner, certificate=decisive(known[winner.arch]).to_json()), notes)
 
 
 def _corrected_costs(problem: Problem, known: Mapping[str, Certificates]) -> dict[str, Source]:

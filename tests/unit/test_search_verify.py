@@ -169,6 +169,12 @@ def test_what_another_campaign_cannot_change_stays(verdict: str) -> None:
     assert kept.joined(passed) == passed.joined(kept) == kept
 
 
+def test_a_winner_that_is_not_the_most_accurate_says_why(device: Device) -> None:
+    result = search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": 1.5}, evaluations=3000)
+    assert result.best.certificate is not None and result.best.certificate["high"] <= 1.5
+    assert any("more accurate finalists keep the budget, but not with the whole" in note for note in result.notes)
+
+
 def test_nothing_is_asked_twice_that_cannot_change(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     real = certify
