@@ -27,6 +27,7 @@ except ImportError:
 
 SCRATCH = "hwnas-"
 PART = ".hwnas-part"
+UNLOCKED = -1
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     final = Path(os.path.realpath(path))
     temporary: Path | None = None
-    lock = -1
+    lock = UNLOCKED
     try:
         if final.exists() and not final.is_file():
             what = "folder" if final.is_dir() else "device"
@@ -46,8 +47,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         _clean(final.parent)
         while temporary is None:
-            lock, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=PART, dir=final.parent)
-            temporary = Path(name) if _locked(lock) is not False and Path(name).exists() else None
+            opened, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=PART, dir=final.parent)
+            os.close(opened)
+            lock, temporary = _keep(Path(name))
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -63,8 +65,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        if lock >= 0:
-            os.close(lock)
+        _release(lock)
 
 
 @cache
@@ -77,25 +78,49 @@ def _sweep(folder: Path, pattern: str) -> None:
     """Remove files and folders of ours that match `pattern` and that no living process holds."""
     for path in folder.glob(pattern):
         with suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY)
+            lock = _lock(path)
             try:
-                if _locked(descriptor):
+                if lock != UNLOCKED:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             finally:
-                os.close(descriptor)
+                _release(lock)
 
 
-def _locked(descriptor: int) -> bool | None:
-    """Lock an open file or folder until it is closed; False where another holds it, None where locks do not work."""
+def _lock(path: Path) -> int:
+    """Lock a file or folder; the descriptor that holds it, `UNLOCKED` where locks do not work.
+
+    Raises `BlockingIOError` where another process holds it.
+    """
     if fcntl is None:
-        return None
+        return UNLOCKED
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return UNLOCKED
+    return descriptor
+
+
+def _release(lock: int) -> None:
+    if lock != UNLOCKED:
+        os.close(lock)
+
+
+def _keep(path: Path) -> tuple[int, Path | None]:
+    """Lock what was made this moment; no path where another process has taken it for left behind."""
+    try:
+        lock = _lock(path)
+    except (BlockingIOError, FileNotFoundError):
+        return UNLOCKED, None
     except OSError:
-        return None
-    return True
+        return UNLOCKED, path
+    if path.exists():
+        return lock, path
+    _release(lock)
+    return UNLOCKED, None
 
 
 @contextmanager
@@ -103,15 +128,15 @@ def claimed(folder: Path) -> Iterator[None]:
     """Make `folder` and keep other processes from claiming it; raises `InputError` where one has."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
+        lock = _lock(folder)
+    except BlockingIOError as error:
+        raise InputError(f"another process is at work in {folder}; wait for it, or choose another --out") from error
     except OSError as error:
         raise InputError(f"cannot write into {folder}: {error.strerror}; choose another --out") from error
     try:
-        if _locked(descriptor) is False:
-            raise InputError(f"another process is at work in {folder}; wait for it, or choose another --out")
         yield
     finally:
-        os.close(descriptor)
+        _release(lock)
 
 
 @contextmanager
@@ -119,16 +144,14 @@ def scratch() -> Iterator[Path]:
     """A temporary folder of our own; those of processes that were killed are removed."""
     root = Path(tempfile.gettempdir())
     _sweep(root, f"{SCRATCH}*")
-    folder, lock = Path(), -1
-    while lock < 0 or not folder.exists():
-        folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=root))
-        lock = os.open(folder, os.O_RDONLY)
-        _locked(lock)
+    folder: Path | None = None
+    while folder is None:
+        lock, folder = _keep(Path(tempfile.mkdtemp(prefix=SCRATCH, dir=root)))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        _release(lock)
 
 
 def check_folder(path: str | Path | None) -> None:

@@ -76,7 +76,7 @@ def _describes_data(found: Any) -> bool:
     """Whether that could be what `data.describe` gives, or nothing."""
     if found is None:
         return True
-    kinds = {"classes": str, "mean": float, "std": float}
+    kinds = {"classes": (str,), "mean": (int, float), "std": (int, float)}
     lists = {key: found[key] for key in kinds if key in found} if isinstance(found, dict) else {"": None}
     return all(isinstance(values, list) and all(isinstance(value, kinds[key]) for value in values)
                for key, values in lists.items())

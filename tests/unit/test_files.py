@@ -81,6 +81,19 @@ def test_temporary_folders_of_killed_processes_are_removed(tmp_path: Path, monke
         assert not own.exists()
 
 
+def test_without_locks_files_are_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where an open file can neither be renamed nor a folder opened."""
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    files._clean.cache_clear()
+    left = tmp_path / f".a.json.x{files.PART}"
+    left.touch()
+    write_json(tmp_path / "a.json", {})
+    with claimed(tmp_path / "out"), claimed(tmp_path / "out"), scratch() as own:
+        assert own.is_dir()
+    assert left.exists() and read_json(tmp_path / "a.json") == {} and not own.exists()
+
+
 def test_a_table_does_not_replace_another_document(tmp_path: Path) -> None:
     table = CostTable(Target("board", "onnxruntime"), {"block": {"latency_ms": Cost(1.0, 0.9, 1.1, 9, "steady")}}, {})
     write_text(tmp_path / "package.json", '{"name": "of the user"}')
