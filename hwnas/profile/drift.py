@@ -14,8 +14,8 @@ deviation of 30 stores 5.8 % against 3.4 %).
 Some machines have speeds far apart. On a two-core EPYC virtual machine the sentinel took 21.6 us, or 25 to 35 us for
 some tenths of a second at a time, as where another thread shares the core; networks took 1.7 times as long then and
 primitives 1.8 times, a response of 1.4 and 1.6. The median of all sentinels lay between these speeds and meant little.
-Blocks at about the typical speed therefore come before those that need so large a correction: 24 results for one
-network, of 99 blocks each, differed by up to 33 % with the median and all settled blocks alike, by up to 10 % so.
+Blocks at about the typical speed therefore come before those that need so large a correction: six results for each of
+four networks, of 99 blocks each, lay up to 33 % apart with the median and all settled blocks alike, up to 10 % so.
 """
 
 from __future__ import annotations

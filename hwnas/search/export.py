@@ -72,7 +72,7 @@ def export(
     network = build_network(space, space.parse(arch), supernet)
     model = _described(network.to_onnx(batch), {"space": space.spec, "arch": arch, **_input_of(supernet)})
     few = min(batch or OPEN_BATCH, COMPARED)
-    difference = compare(network, model if few == (batch or few) else network.to_onnx(few), few)
+    difference = compare(network, model if batch in (None, few) else network.to_onnx(few), few)
     if not difference <= TOLERANCE:
         raise ClaimFailedError(
             f"the ONNX model of {arch} computes something else than PyTorch: the outputs differ by {difference:.2g} "

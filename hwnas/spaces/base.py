@@ -346,4 +346,3 @@ def _option_text(value: Option) -> str:
 def bad_architecture(space: SearchSpace, text: str, reason: str) -> InputError:
     """The error for a text that is no architecture of `space`."""
     return InputError(f"not an architecture of {space.spec}: {reason}, in {shortened(text)!r}")
-
