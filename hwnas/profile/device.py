@@ -18,6 +18,7 @@ from hwnas.core.target import Environment, Target
 from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
 from hwnas.profile.boards import look_at_boards
+from hwnas.profile.processor import processor_name
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "apache-tvm", "apache-tvm-ffi",
              "nvidia-ml-py")
@@ -25,15 +26,12 @@ LOOK_S = 0.1
 
 
 def cpu_model() -> str:
-    """The processor's name as it reports it."""
+    """What this machine's processor is called; see `processor_name`."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in ("model name", "Model", "Hardware"):
-                return " ".join(value.split())
+        name = processor_name(Path("/proc/cpuinfo").read_text(errors="replace"))
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        name = ""
+    return name or platform.processor() or platform.machine()
 
 
 def usable_cores() -> list[int]:

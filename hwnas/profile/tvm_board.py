@@ -21,12 +21,13 @@ from tvm.target import Target
 
 from hwnas.core.files import scratch
 from hwnas.profile.backends import Settings
+from hwnas.profile.processor import processor_name
 from hwnas.profile.timer import Stopwatch
 
 WAIT_S = 20.0
 RETRY_S = 0.5
 REPLY_S = 10.0
-MODEL_FILES = ("/proc/device-tree/model", "/proc/cpuinfo")
+DEVICE_TREE, CPU_INFO = "/proc/device-tree/model", "/proc/cpuinfo"
 BYTES = 4096
 SIDE = 64
 NS_PER_S = 1e9
@@ -120,15 +121,8 @@ class Board:
         """What the board says it is; its key where it does not."""
         if self.settings.device == "gpu":
             return str(self.session.cuda().device_name)
-        texts = [self.read(path) for path in MODEL_FILES]
-        for text in texts:
-            for line in text.split("\n"):
-                field, colon, value = line.partition(":")
-                if colon and field.strip() in ("model name", "Model"):
-                    return " ".join(value.split())
-            if text and text is texts[0]:
-                return " ".join(text.split("\0")[0].split())
-        return self.settings.key
+        board = " ".join(self.read(DEVICE_TREE).split("\0")[0].split())
+        return board or processor_name(self.read(CPU_INFO)) or self.settings.key
 
     def read(self, path: str) -> str:
         """The first bytes of a file there; empty where there is none."""

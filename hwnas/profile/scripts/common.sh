@@ -18,6 +18,22 @@ batch() {
     sed -n 's/^ *"batch": *\([0-9][0-9]*\).*/\1/p' "$bundle/hwnas_bundle.json" | head -n 1
 }
 
+# processor_name: the processor's name, with its family and model where it has no number (hwnas/profile/processor.py).
+processor_name() {
+    local name family model
+    name="$(cpu_info 'model name')" family="$(cpu_info 'cpu family')" model="$(cpu_info model)"
+    case "$name" in
+        *[0-9]*) ;;
+        ?*) name="$name${family:+ (family $family model $model)}" ;;
+    esac
+    printf '%s' "$name"
+}
+
+# cpu_info FIELD: what /proc/cpuinfo says of the first processor.
+cpu_info() {
+    sed -n "/^$1[[:space:]]*:/{s/^[^:]*: *//p;q;}" /proc/cpuinfo
+}
+
 # device_name: the processor's or the board's name, as the system gives it.
 device_name() {
     local name=""
@@ -28,7 +44,7 @@ device_name() {
     elif [ -r /proc/device-tree/model ]; then
         name="$(tr -d '\0' </proc/device-tree/model)"
     elif [ -r /proc/cpuinfo ]; then
-        name="$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)"
+        name="$(processor_name)"
     elif command -v sysctl >/dev/null 2>&1; then
         name="$(sysctl -n machdep.cpu.brand_string 2>/dev/null || true)"
     fi
