@@ -28,11 +28,12 @@ from hwnas.profile.backends import Settings, backends
 from hwnas.profile.block import Block
 from hwnas.profile.boards import look_at_boards
 from hwnas.profile.calibration import recall, remember
-from hwnas.profile.device import cpu_model, environment, idlest_cores
+from hwnas.profile.device import environment, idlest_cores
 from hwnas.profile.history import TYPICAL, Effort, History, blocks_due
 from hwnas.profile.memory import MEMORY
 from hwnas.profile.meters import ENERGY, WINDOW, window_readings
 from hwnas.profile.process import WorkerDied, WorkerProcess
+from hwnas.profile.processor import cpu_model
 from hwnas.profile.store import Reading, Sample, Store
 from hwnas.profile.subject import Subject
 

@@ -18,20 +18,11 @@ from hwnas.core.target import Environment, Target
 from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
 from hwnas.profile.boards import look_at_boards
-from hwnas.profile.processor import processor_name
+from hwnas.profile.processor import cpu_model
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "apache-tvm", "apache-tvm-ffi",
              "nvidia-ml-py")
 LOOK_S = 0.1
-
-
-def cpu_model() -> str:
-    """What this machine's processor is called; see `processor_name`."""
-    try:
-        name = processor_name(Path("/proc/cpuinfo").read_text(errors="replace"))
-    except OSError:
-        name = ""
-    return name or platform.processor() or platform.machine()
 
 
 def usable_cores() -> list[int]:

@@ -15,10 +15,11 @@ from typing import Literal, Self
 from hwnas.core.errors import UnavailableError
 from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings, backends
-from hwnas.profile.device import core_loads, cpu_model, governor, gpus, usable_cores, versions
+from hwnas.profile.device import core_loads, governor, gpus, usable_cores, versions
 from hwnas.profile.drift import CALM, typical_speed
 from hwnas.profile.meters import find_meter
 from hwnas.profile.process import worker_environment
+from hwnas.profile.processor import cpu_model
 
 SENTINEL_S = 2.0
 GLIMPSE_S = 0.03

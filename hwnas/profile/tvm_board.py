@@ -21,13 +21,13 @@ from tvm.target import Target
 
 from hwnas.core.files import scratch
 from hwnas.profile.backends import Settings
-from hwnas.profile.processor import processor_name
+from hwnas.profile.processor import CPU_INFO, processor_name
 from hwnas.profile.timer import Stopwatch
 
 WAIT_S = 20.0
 RETRY_S = 0.5
 REPLY_S = 10.0
-DEVICE_TREE, CPU_INFO = "/proc/device-tree/model", "/proc/cpuinfo"
+DEVICE_TREE = "/proc/device-tree/model"
 BYTES = 4096
 SIDE = 64
 NS_PER_S = 1e9

@@ -14,8 +14,9 @@ from hwnas.core.errors import InputError, UnavailableError
 from hwnas.profile.backends import Settings, backends
 from hwnas.profile.boards import look_at_boards
 from hwnas.profile.campaign import run_campaign
-from hwnas.profile.device import cpu_model, local_target
+from hwnas.profile.device import local_target
 from hwnas.profile.history import Effort, History
+from hwnas.profile.processor import cpu_model
 from hwnas.profile.store import Store
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.profile.device import cpu_model
-from hwnas.profile.processor import processor_name
+from hwnas.profile import processor
+from hwnas.profile.processor import cpu_model, processor_name
 
 COMMON = Path(__file__).resolve().parents[2] / "hwnas" / "profile" / "scripts" / "common.sh"
 SECOND = "\nprocessor\t: 1\nmodel\t\t: 9\nmodel name\t: B 9\n"
@@ -29,6 +29,18 @@ X86 = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: {}\n" + SEC
 )
 def test_a_name_that_generations_share_is_followed_by_family_and_model(text: str, name: str) -> None:
     assert processor_name(text) == name
+
+
+def test_a_mac_is_asked_what_its_processor_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(processor, "CPU_INFO", str(tmp_path / "none"))
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.processor", lambda: "arm")
+    assert cpu_model() == "arm"
+    sysctl = tmp_path / "sysctl"
+    sysctl.write_text("#!/bin/sh\n[ \"$*\" = '-n machdep.cpu.brand_string' ] && echo 'Apple M1 Pro'\n")
+    sysctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert cpu_model() == "Apple M1 Pro"
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists() or Path("/proc/device-tree/model").exists(), reason="no cpuinfo")
