@@ -17,10 +17,10 @@ from hwnas.core.progress import say
 
 SPACE = "ofa-mbv3:width=0.5,resolution=64,num_classes=10"
 METRIC = "latency_ms"
-NETWORKS, REPEATS, HELD_OUT = 120, 24, 40
-TIMED_S = 0.4
+NETWORKS, REPEATS, HELD_OUT = 100, 20, 32
+TIMED_S = 0.3
 MODELS = ("sum", "linear1", "linear2", "mlp", "lstm")
-SUB_NETWORKS, SUB_NETWORK_S, EVALUATIONS = 120, 30.0, 20_000
+SUB_NETWORKS, SUB_NETWORK_S, EVALUATIONS = 120, 20.0, 20_000
 BUDGETS = (0.2, 0.45, 0.75)
 """Where the budgets lie between the least and the most that the space can reach."""
 
@@ -99,9 +99,9 @@ def _recipe(seed: int) -> Any:
         space=SPACE,
         data=DataConfig(name="digits"),
         rule="sandwich",
-        epochs=10,
+        epochs=8,
         batch=32,
-        learning_rate=0.06,
+        learning_rate=0.12,
         subnets=3,
         bounds_every=4,
         teacher_fraction=0.1,

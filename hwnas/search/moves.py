@@ -12,10 +12,16 @@ from hwnas.spaces import SearchSpace
 
 def best(scored: Scored, n: int) -> Scored:
     """The `n` of highest score, best first; the earlier one first where they are equal."""
-    if len(scored) > n:
-        threshold = np.partition(scored.score, len(scored) - n)[len(scored) - n]
-        scored = scored[np.flatnonzero(scored.score >= threshold)]
+    scored = leading(scored, n)
     return scored[np.argsort(-scored.score, kind="stable")[:n]]
+
+
+def leading(scored: Scored, n: int) -> Scored:
+    """The `n` of highest score and all that equal the last of them, in the order given."""
+    if len(scored) <= n:
+        return scored
+    threshold = np.partition(scored.score, len(scored) - n)[len(scored) - n]
+    return scored[np.flatnonzero(scored.score >= threshold)]
 
 
 def crossover(parents: Population, n: int, share: float, rng: np.random.Generator) -> Population:

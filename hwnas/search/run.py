@@ -16,7 +16,7 @@ from hwnas.core.progress import progress, say
 from hwnas.search.algorithm import algorithms, objectives
 from hwnas.search.certified import MEASURED, Solve, certified
 from hwnas.search.evaluator import Evaluator, Scored
-from hwnas.search.moves import best, nondominated
+from hwnas.search.moves import leading, nondominated
 from hwnas.search.problem import ACCURACY, Constraint, Problem, make_problem
 from hwnas.search.reach import Range, check_reach, first_feasible, infeasible
 from hwnas.search.result import Candidate, Result, problem_to_json
@@ -124,7 +124,7 @@ def solve(
     if not len(found):
         raise infeasible(problem, ranges, evaluator.best_short)
     considered = found if problem.accuracy.exact is None else _asked_exactly(evaluator, found, front)
-    finalists = best(considered, FINALISTS)
+    finalists = _finalists(problem, considered)
     chosen = candidates(problem, finalists)
     shown = _front(evaluator, considered)
     notes = _unused(problem, considered, finalists[:1], ranges)
@@ -153,13 +153,19 @@ def candidates(problem: Problem, scored: Scored) -> list[Candidate]:
     ]
 
 
+def _finalists(problem: Problem, found: Scored) -> Scored:
+    """The most accurate ones, best first; of equally accurate ones the cheapest first."""
+    found = leading(found, FINALISTS)
+    return found[np.lexsort(-objectives(found, problem).T[::-1])[:FINALISTS]]
+
+
 def _asked_exactly(evaluator: Evaluator, found: Scored, front: bool) -> Scored:
     """The finalists, all that the super-network was ever asked about, and with `front` some spread over the front.
 
     Their score is what the super-network itself says, of those that keep the constraints.
     """
     problem = evaluator.problem
-    genotypes = [best(found, FINALISTS).genotypes]
+    genotypes = [_finalists(problem, found).genotypes]
     if front:
         spread = _front(evaluator, found).genotypes
         genotypes.append(spread[np.linspace(0, len(spread) - 1, FRONT_ASKED).astype(int)])

@@ -1,6 +1,7 @@
 """From budgets to the best architecture: what a search promises, refuses and writes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,23 @@ def test_a_budget_that_only_the_cheapest_network_meets_is_met() -> None:
     least, _ = reachable(make_problem(SPEC, ACCURACY, "macs_m").costs["macs_m"], SPACE)
     result = search(SPEC, ACCURACY, "macs_m", max={"macs_m": least * 1.0001}, evaluations=200)
     assert result.best.costs["macs_m"] == pytest.approx(least)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(("quantity", "ideal"), [("macs_m", min), ("throughput_ips", max)])
+def test_of_equally_accurate_networks_the_cheapest_wins(
+    exact: bool, quantity: str, ideal: Callable[[list[float]], float]
+) -> None:
+    def rough(population: np.ndarray) -> np.ndarray:
+        return np.round(simple(population), 1)
+
+    accuracy = Source("rough", "accuracy", simple if exact else rough, exact=rough if exact else None)
+    cost = Source("cost", quantity, lambda population: SPACE.macs(population) / 1e6)
+    problem = make_problem(SPEC, accuracy, {quantity: cost})
+    result, finalists = solve(problem, evaluations=500)
+    equal = [candidate.costs[quantity] for candidate in finalists if candidate.accuracy == result.best.accuracy]
+    assert len(equal) > 1 and result.best.costs[quantity] == ideal(equal)
+    assert result.best.arch in {candidate.arch for candidate in result.front}
 
 
 def test_an_accuracy_that_is_too_much_to_ask_names_the_best_found() -> None:
