@@ -48,7 +48,7 @@ def search(
     store: str | Path | None = None,
     out: str | Path | None = None,
 ) -> Result:
-    """Find the most accurate architecture under budgets.
+    """Find the most accurate architecture under budgets, of equally accurate ones the cheapest.
 
     Args:
         space: the space, or its name with options.
