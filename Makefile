@@ -23,4 +23,5 @@ test: install
 
 lint: install
 	$(BIN)/ruff check hwnas tests benchmarks
+	$(BIN)/ruff format --check hwnas tests benchmarks fpga
 	$(BIN)/mypy

@@ -82,7 +82,8 @@ def compare(first: dict[Subject, Measurement], second: dict[Subject, Measurement
 
     corrected, observed = differences(steady, "median"), differences(steady, "observed")
     return {
-        "subjects": len(pairs), "steady": len(steady),
+        "subjects": len(pairs),
+        "steady": len(steady),
         "median_percent": round(float(np.median(corrected)), 2),
         "p90_percent": round(float(np.quantile(corrected, 0.9)), 2),
         "max_percent": round(float(corrected.max()), 2),
@@ -102,10 +103,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, busy(options.load):
         results = [campaign(options.space, Path(folder) / name, options.networks, options.threads) for name in "ab"]
     (first, overhead_a), (second, overhead_b) = results
-    report = {"space": options.space, "load": options.load, "threads": options.threads,
-              **{kind: compare(first, second, kind) for kind in ("primitive", "network")
-                 if any(s.kind == kind for s in first)},
-              "overhead": [round(overhead_a, 2), round(overhead_b, 2)], "environment": environment()}
+    report = {
+        "space": options.space,
+        "load": options.load,
+        "threads": options.threads,
+        **{
+            kind: compare(first, second, kind)
+            for kind in ("primitive", "network")
+            if any(s.kind == kind for s in first)
+        },
+        "overhead": [round(overhead_a, 2), round(overhead_b, 2)],
+        "environment": environment(),
+    }
     if options.json:
         print(json.dumps(report, indent=2))
         return

@@ -50,8 +50,10 @@ def main() -> None:
     counts = np.zeros(3, dtype=int)
     for number, spec in enumerate(SPACES):
         counts += one_space(get_space(spec), options.out / f"space-{number}", options)
-    print(f"of {len(SPACES) * options.budgets} winners: {counts[0]} within budget at the first try, {counts[1]} "
-          f"certified after the loop, {counts[2]} of these within budget when measured once more")
+    print(
+        f"of {len(SPACES) * options.budgets} winners: {counts[0]} within budget at the first try, {counts[1]} "
+        f"certified after the loop, {counts[2]} of these within budget when measured once more"
+    )
 
 
 def one_space(space: SearchSpace, folder: Path, options: argparse.Namespace) -> np.ndarray:
@@ -70,8 +72,11 @@ def one_space(space: SearchSpace, folder: Path, options: argparse.Namespace) -> 
         result = search(space, rugged(space), costs, store=store, out=looped[-1], **asked)
         found = result.best.certificate or {}
         certified.append(found.get("status") == "passed")
-        print(f"  budget {budget:.4f} ms: {found.get('status')}, measured {found.get('measured'):.4f} "
-              f"[{found.get('low'):.4f}, {found.get('high'):.4f}]; {'; '.join(result.notes)}", flush=True)
+        print(
+            f"  budget {budget:.4f} ms: {found.get('status')}, measured {found.get('measured'):.4f} "
+            f"[{found.get('low'):.4f}, {found.get('high'):.4f}]; {'; '.join(result.notes)}",
+            flush=True,
+        )
     kept, again = ([verify(run, store=store)[0].status == "passed" for run in runs] for runs in (first, looped))
     return np.array([sum(kept), sum(certified), sum(again)])
 

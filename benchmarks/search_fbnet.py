@@ -68,8 +68,14 @@ def main() -> None:
             ).best
         certificate = best.certificate or {}
         measured = certificate.get("measured") or float("nan")
-        found.append({"target": target, "share": measured / target, "cpu_seconds": time.process_time() - started,
-                      **best.to_json()})  # fmt: skip
+        found.append(
+            {
+                "target": target,
+                "share": measured / target,
+                "cpu_seconds": time.process_time() - started,
+                **best.to_json(),
+            }
+        )
         predicted = best.costs[METRIC]
         say(f"target {target:g} ms: predicted {predicted:.4f}, measured {measured:.4f}, {measured / target:.1%}")
     settings = {key: str(value) for key, value in vars(options).items()}

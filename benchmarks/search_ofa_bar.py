@@ -31,11 +31,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--algorithm", default="auto")
     options = parser.parse_args()
-    print(f"{'ms':>4} {'OFA runs':>15} {'known':>7} {'min':>7} {'mean':>7} {'median':>7} {'max':>7}  aims  "
-          f"{'evaluations':>11} {'wall s':>7} {'CPU s':>6}")
+    print(
+        f"{'ms':>4} {'OFA runs':>15} {'known':>7} {'min':>7} {'mean':>7} {'median':>7} {'max':>7}  aims  "
+        f"{'evaluations':>11} {'wall s':>7} {'CPU s':>6}"
+    )
     for budget, runs in PUBLISHED.items():
-        problem = make_problem(SPACE, f"ofa:{DATA / 'acc_predictor.pth'}", f"note10:{DATA / 'note10'}",
-                               max={"latency_ms": budget})
+        problem = make_problem(
+            SPACE, f"ofa:{DATA / 'acc_predictor.pth'}", f"note10:{DATA / 'note10'}", max={"latency_ms": budget}
+        )
         found, walls, cpus, evaluations = [], [], [], []
         for seed in range(options.seeds):
             started = time.process_time()
@@ -45,12 +48,16 @@ def main() -> None:
             found.append(result.best.accuracy)
             evaluations.append(result.evaluations)
         aims = (min(found) > np.mean(runs), np.mean(found) > max(runs), np.median(found) > BEST_KNOWN[budget] - NEAR)
-        print(f"{budget:4d} {runs[0]:.4f} / {runs[1]:.4f} {BEST_KNOWN[budget]:7.4f} {min(found):7.4f} "
-              f"{np.mean(found):7.4f} {np.median(found):7.4f} {max(found):7.4f}  "
-              f"{' '.join('yes' if aim else 'NO' for aim in aims)}  {int(np.mean(evaluations)):7d} "
-              f"{max(walls):7.2f} {max(cpus):6.2f}")
-    print("aims: every seed above the mean of OFA's two runs; mean above the better one; median within 0.001 of the "
-          "best known. Times are the longest of all seeds.")
+        print(
+            f"{budget:4d} {runs[0]:.4f} / {runs[1]:.4f} {BEST_KNOWN[budget]:7.4f} {min(found):7.4f} "
+            f"{np.mean(found):7.4f} {np.median(found):7.4f} {max(found):7.4f}  "
+            f"{' '.join('yes' if aim else 'NO' for aim in aims)}  {int(np.mean(evaluations)):7d} "
+            f"{max(walls):7.2f} {max(cpus):6.2f}"
+        )
+    print(
+        "aims: every seed above the mean of OFA's two runs; mean above the better one; median within 0.001 of the "
+        "best known. Times are the longest of all seeds."
+    )
 
 
 if __name__ == "__main__":

@@ -30,8 +30,9 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{'budget':>9} {'bare /s':>9} {'search /s':>9} {'share':>6}")
     for budget in (20, 25, 30, 40):
-        problem = make_problem(SPACE, f"ofa:{DATA / 'acc_predictor.pth'}", f"note10:{DATA / 'note10'}",
-                               max={"latency_ms": budget})
+        problem = make_problem(
+            SPACE, f"ofa:{DATA / 'acc_predictor.pth'}", f"note10:{DATA / 'note10'}", max={"latency_ms": budget}
+        )
         population = problem.space.sample(BATCH, 0)
         rates = []
         for seed in range(options.repeats):

@@ -62,10 +62,18 @@ def main() -> None:
     naive, best = scores[NAIVE]["rmse"], min(scores[name]["rmse"] for name in MODELS)
     print(f"noise floor: RMSE {floor:.4f} ms, the error of a perfect model judged by single measurements")
     print(f"best model: {naive / best:.1f} times better than naive addition, {best / floor:.2f} times the noise floor")
-    write_json(given.out / "result.json", {
-        "target": run.target.to_json(), "train": train, "test": test, "scores": scores,
-        "noise_rmse_ms": floor if noise else None, "times_better": naive / best, **run.summary(),
-    })  # fmt: skip
+    write_json(
+        given.out / "result.json",
+        {
+            "target": run.target.to_json(),
+            "train": train,
+            "test": test,
+            "scores": scores,
+            "noise_rmse_ms": floor if noise else None,
+            "times_better": naive / best,
+            **run.summary(),
+        },
+    )
 
 
 def sizes(given: argparse.Namespace) -> tuple[int, int, int]:
@@ -82,9 +90,15 @@ def settings_of(given: argparse.Namespace) -> Settings:
 def measured(given: argparse.Namespace) -> Run:
     train, test, repeats = sizes(given)
     return profile(
-        given.space, given.out, runtime=given.runtime, settings=settings_of(given), networks=train + test,
-        repeats=repeats, seed=given.seed, effort=Effort(chunk=given.chunk),
-    )  # fmt: skip
+        given.space,
+        given.out,
+        runtime=given.runtime,
+        settings=settings_of(given),
+        networks=train + test,
+        repeats=repeats,
+        seed=given.seed,
+        effort=Effort(chunk=given.chunk),
+    )
 
 
 if __name__ == "__main__":

@@ -43,19 +43,34 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     given = parser.parse_args()
     config = SupernetConfig(
-        space=given.space, data=DataConfig(name="digits"), batch=given.batch, precision=given.precision,
-        device=given.device, threads=given.threads,
-    )  # fmt: skip
+        space=given.space,
+        data=DataConfig(name="digits"),
+        batch=given.batch,
+        precision=given.precision,
+        device=given.device,
+        threads=given.threads,
+    )
     with tempfile.TemporaryDirectory() as folder, torch_threads(config.threads):
         plain, shrinking = stepper(config, Path(folder))
         seconds = np.array([(plain(step), shrinking(step)) for step in range(WARM_UP + given.steps)])[WARM_UP:]
     median, low, high = (np.percentile(seconds, q, axis=0) for q in (50, 25, 75))
-    print(json.dumps({
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() and given.device != "cpu" else "cpu",
-        "batch": config.batch, "precision": config.precision, "space": config.space, "steps": given.steps,
-        "plain_images_s": config.batch / median[0], "shrinking_images_s": config.batch / median[1],
-        "quartiles_ms": [[1e3 * low[i], 1e3 * high[i]] for i in (0, 1)], "ratio": median[1] / median[0],
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "device": torch.cuda.get_device_name()
+                if torch.cuda.is_available() and given.device != "cpu"
+                else "cpu",
+                "batch": config.batch,
+                "precision": config.precision,
+                "space": config.space,
+                "steps": given.steps,
+                "plain_images_s": config.batch / median[0],
+                "shrinking_images_s": config.batch / median[1],
+                "quartiles_ms": [[1e3 * low[i], 1e3 * high[i]] for i in (0, 1)],
+                "ratio": median[1] / median[0],
+            }
+        )
+    )
 
 
 def stepper(config: SupernetConfig, folder: Path) -> tuple[Callable[[int], float], ...]:

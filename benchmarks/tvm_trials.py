@@ -81,8 +81,11 @@ def report(subject: Subject, trials: list[int], records: Path) -> None:
     found = timed(watches)
     for number in trials:
         ratio = found[str(number)] / found["onnxruntime"]
-        print(f"| {subject.name} | {number} | {seconds[number]:.0f} | {found[str(number)]:.3f} | {kernels[number]} | "
-              f"{found['onnxruntime']:.3f} | {ratio:.2f} |", flush=True)
+        print(
+            f"| {subject.name} | {number} | {seconds[number]:.0f} | {found[str(number)]:.3f} | {kernels[number]} | "
+            f"{found['onnxruntime']:.3f} | {ratio:.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -77,8 +77,9 @@ def _fit(out: Path, seed: int) -> dict[str, Any]:
 
     reports = {}
     for name in MODELS:
-        report = fit_predictor(out / "profile", SPACE, METRIC, model=name, test=HELD_OUT, seed=seed,
-                               out=out / "models" / name)  # fmt: skip
+        report = fit_predictor(
+            out / "profile", SPACE, METRIC, model=name, test=HELD_OUT, seed=seed, out=out / "models" / name
+        )
         reports[name] = report.to_json()
         noise = f", noise floor {report.noise.mape:.2f} %" if report.noise else ""
         say(f"  {name}: held-out MAPE {report.metrics['mape']:.2f} %{noise}")
@@ -129,8 +130,9 @@ def _search(out: Path, models: dict[str, Any], supernet: Path, seed: int) -> lis
         budget = float(np.round(least + part * (most - least), 4))
         say(f"  budget {number}: {budget:g} ms of {least:.3f} to {most:.3f} ms reachable")
         folder = out / "searches" / f"budget-{number}"
-        result = search(space, accuracy, costs, max={METRIC: budget}, seed=seed, evaluations=EVALUATIONS,
-                        store=store, out=folder)  # fmt: skip
+        result = search(
+            space, accuracy, costs, max={METRIC: budget}, seed=seed, evaluations=EVALUATIONS, store=store, out=folder
+        )
         export(result.best.arch, space, folder / "winner.onnx", supernet=supernet)
         winners.append(result.best.to_json())
     return winners

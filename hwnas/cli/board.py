@@ -10,8 +10,9 @@ import typer
 from hwnas.cli.shell import Json, app, columns, show
 from hwnas.core.errors import ClaimFailedError, InputError
 
-fpga_app = typer.Typer(help="What a DPU can run, quantisation for it, and its cost model.", no_args_is_help=True,
-                       rich_markup_mode=None)  # fmt: skip
+fpga_app = typer.Typer(
+    help="What a DPU can run, quantisation for it, and its cost model.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(fpga_app, name="fpga")
 
 Dpu = Annotated[str, typer.Option("--target", help="a DPU, such as zcu102-b4096, or the YAML file of one")]
@@ -62,8 +63,11 @@ def check_command(
         [node["name"], node["kind"], node["engine"], str(node["subgraph"]), node["reason"]] for node in report["nodes"]
     ]
     parts = f"{report['dpu_subgraphs']} DPU and {report['cpu_subgraphs']} CPU subgraphs"
-    text = [columns(["node", "operation", "engine", "subgraph", "reason"], rows),
-            f"\n{'fits' if report['fits'] else 'does not fit'} {target}: {parts}", *report["changes"]]  # fmt: skip
+    text = [
+        columns(["node", "operation", "engine", "subgraph", "reason"], rows),
+        f"\n{'fits' if report['fits'] else 'does not fit'} {target}: {parts}",
+        *report["changes"],
+    ]
     show(report, "\n".join(text), as_json)
 
 

@@ -82,12 +82,20 @@ def search_command(
     budgets = bounds(most, "--max")
     if runs_on:
         cost, budgets = [*cost, f"dpu:{runs_on}"], {**budgets, UNSUPPORTED.name: 0.0}
-    asked: dict[str, Any] = {"max": budgets, "min": bounds(least, "--min"), "confidence": confidence,
-                             "measured": measure, "store": store, "out": out}  # fmt: skip
+    asked: dict[str, Any] = {
+        "max": budgets,
+        "min": bounds(least, "--min"),
+        "confidence": confidence,
+        "measured": measure,
+        "store": store,
+        "out": out,
+    }
     if config is not None:
         if accuracy is not None or front:
-            raise InputError("a search with --config learns what is accurate itself, for one target: leave out "
-                             f"{'--front' if accuracy is None else '--accuracy'}")  # fmt: skip
+            raise InputError(
+                "a search with --config learns what is accurate itself, for one target: leave out "
+                f"{'--front' if accuracy is None else '--accuracy'}"
+            )
         result = one_shot_search(_one_shot_config(config, space, algorithm, seed), cost, **asked)
     elif space is None or accuracy is None:
         raise InputError("search needs --space and --accuracy, or the --config of a method that trains, such as fbnet")
@@ -199,9 +207,15 @@ def quickstart_command(
     report = quickstart(out, seed=seed)
     head = ["budget (ms)", "predicted", "measured", "95 % interval", "accuracy", "certificate"]
     lines = [
-        [f"{c['budget']:.3f}", f"{c['predicted']:.3f}", f"{c['measured']:.3f}", f"{c['low']:.3f} to {c['high']:.3f}",
-         f"{accuracy:.3f}", c["status"]]
+        [
+            f"{c['budget']:.3f}",
+            f"{c['predicted']:.3f}",
+            f"{c['measured']:.3f}",
+            f"{c['low']:.3f} to {c['high']:.3f}",
+            f"{accuracy:.3f}",
+            c["status"],
+        ]
         for accuracy, c in ((winner["accuracy"], winner["certificate"]) for winner in report["winners"])
-    ]  # fmt: skip
+    ]
     show(report, columns(head, lines) + f"\n\nopen {report['report']}", as_json)
     _require([winner["certificate"] for winner in report["winners"]])

@@ -12,8 +12,10 @@ from hwnas.cli.shell import Json, Seed, Space, app, columns, show
 from hwnas.core.errors import InputError
 
 SHOWN_FAILURES = 5
-MEASURED_HERE = ("precision", "threads", "cache", "graphs", "trials", "remote", "key", "repeats", "goal", "time_limit",
-                 "metrics", "power_log", "store", "retry")  # fmt: skip
+MEASURED_HERE = (
+    *("precision", "threads", "cache", "graphs", "trials", "remote", "key", "repeats", "goal", "time_limit"),
+    *("metrics", "power_log", "store", "retry"),
+)
 """Options of a measurement, which a bundle or a simulation would ignore."""
 
 

@@ -64,11 +64,15 @@ class Target:
                     f"{where}: target.{name} is {getattr(target, name)!r}, expected a {type(default).__name__}"
                 )
         if target.batch < 1 or target.threads < 0 or not target.precision:
-            raise InputError(f"{where}: no device runs batch {target.batch} on {target.threads} threads in precision "
-                             f"{target.precision!r}")
+            raise InputError(
+                f"{where}: no device runs batch {target.batch} on {target.threads} threads in precision "
+                f"{target.precision!r}"
+            )
         if target.cache not in CACHES or target.origin not in get_args(Origin):
-            raise InputError(f"{where}: target.cache is one of {', '.join(CACHES)} and target.origin one of "
-                             f"{', '.join(get_args(Origin))}, not {target.cache!r} and {target.origin!r}")
+            raise InputError(
+                f"{where}: target.cache is one of {', '.join(CACHES)} and target.origin one of "
+                f"{', '.join(get_args(Origin))}, not {target.cache!r} and {target.origin!r}"
+            )
         return target
 
     def __str__(self) -> str:

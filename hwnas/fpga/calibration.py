@@ -98,9 +98,7 @@ def calibrate(table: CostTable, target: DpuTarget) -> DpuModel:
     return DpuModel(model.coefficients, energy, {**model.provenance, "data": table.name})
 
 
-def _measured_blocks(
-    table: CostTable, target: DpuTarget
-) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+def _measured_blocks(table: CostTable, target: DpuTarget) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
     """Keys of the blocks that have a latency, their demand (n, quantities) and their latencies (n,) in ms."""
     keys = [key for key, row in table.rows.items() if "latency_ms" in row and row["latency_ms"].value > 0]
     demand = block_demand([Primitive.from_key(key) for key in keys], target)

@@ -53,8 +53,11 @@ _NAMES = {
     "first_inference_time": "first",
 }
 _COUNTERS = "layerName;execStatus;layerType;execType;realTime (ms);cpuTime (ms)"
-_SECTIONS = {"Command line parameters": "cmd_options", "Configuration setup": "configuration_setup",
-             "Execution results": "execution_results"}  # fmt: skip
+_SECTIONS = {
+    "Command line parameters": "cmd_options",
+    "Configuration setup": "configuration_setup",
+    "Execution results": "execution_results",
+}
 _SECTION = re.compile(rb"(Command line parameters|Configuration setup|Execution results);?\r?\n")
 _GROUPS = "Group Latencies"
 _NEEDED = frozenset(("count", "duration", "throughput"))

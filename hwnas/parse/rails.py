@@ -276,8 +276,10 @@ class MappedColumns(Reader):
             if used.count(name) > 1:
                 raise InputError(f"a column mapping uses the column {name!r} {used.count(name)} times")
         self.time_scale = SECONDS[_unit(mapping.time, "time_unit", mapping.time_unit, SECONDS)] if mapping.time else 1.0
-        self.power_scales = {rail: MILLIWATTS[_unit(name, "power_unit", mapping.power_unit, MILLIWATTS)]
-                             for rail, name in mapping.rails.items()}  # fmt: skip
+        self.power_scales = {
+            rail: MILLIWATTS[_unit(name, "power_unit", mapping.power_unit, MILLIWATTS)]
+            for rail, name in mapping.rails.items()
+        }
         if mapping.metrics and mapping.subject is None:
             raise InputError("a mapping of metrics names the column `subject`")
         for metric, name in mapping.metrics.items():

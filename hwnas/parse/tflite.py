@@ -120,9 +120,11 @@ def _read_log(path: Path) -> dict[str, Any]:
     runtime, flags = _accelerator("\n".join(lines))
     flags += () if "median" in timed else ("mean_only",)
     first = stated.get("first", series[0][1]["first"])
-    return timed | _settings(path, lines) | {
-        "init": stated["init"], "first_inference": first, "runtime": runtime, "flags": flags
-    }  # fmt: skip
+    return (
+        timed
+        | _settings(path, lines)
+        | {"init": stated["init"], "first_inference": first, "runtime": runtime, "flags": flags}
+    )
 
 
 def _summary(path: Path, lines: list[str]) -> tuple[Where, dict[str, float]]:

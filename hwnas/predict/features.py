@@ -194,9 +194,7 @@ def physical_features(space: SearchSpace, costs: Array | None = None) -> Lookups
     stage = slot_stages(space)
     tables = []
     for group in gene_groups(space):
-        parts = [
-            staged[group.blocks][:, stage[group.slots] == number].sum(axis=1) for number in range(stage.max() + 1)
-        ]
+        parts = [staged[group.blocks][:, stage[group.slots] == number].sum(axis=1) for number in range(stage.max() + 1)]
         tables.append((group.genes, np.concatenate([whole[group.blocks].sum(axis=1), *parts], axis=1)))
     return lookups(space, tables)
 

@@ -210,5 +210,11 @@ def _provenance(report: FitReport, data: Measurements, source: str, seed: int) -
     document = report.to_json()
     scores = {name: document[name] for name in ("score", "scored_on", "n_train", "n_test", "metrics", "baselines")}
     evaluation = {"measured": report.measured.tolist(), "predicted": report.predicted.tolist()}
-    return {"target": target, "source": Path(source).name, "seed": seed, "scores": scores, "noise": document["noise"],
-            "evaluation": evaluation}  # fmt: skip
+    return {
+        "target": target,
+        "source": Path(source).name,
+        "seed": seed,
+        "scores": scores,
+        "noise": document["noise"],
+        "evaluation": evaluation,
+    }

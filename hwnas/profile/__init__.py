@@ -8,5 +8,20 @@ from hwnas.profile.run import Request, Run
 from hwnas.profile.stats import Measurement, Noise
 from hwnas.profile.subject import Subject
 
-__all__ = ["AtRandom", "Backend", "Chooser", "Effort", "Measurement", "Noise", "Request", "Run", "Settings", "Subject",
-           "backends", "measure_onnx", "measure_subjects", "profile", "profile_batches"]
+__all__ = [
+    "AtRandom",
+    "Backend",
+    "Chooser",
+    "Effort",
+    "Measurement",
+    "Noise",
+    "Request",
+    "Run",
+    "Settings",
+    "Subject",
+    "backends",
+    "measure_onnx",
+    "measure_subjects",
+    "profile",
+    "profile_batches",
+]

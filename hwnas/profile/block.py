@@ -39,5 +39,12 @@ class Block:
         """Summarise raw times; the sentinel's are those before the block followed by as many after it."""
         times, sentinel = np.asarray(times_ns), np.asarray(sentinel_ns)
         before, after = (float(np.median(part)) / 1e6 if len(part) else 0.0 for part in np.array_split(sentinel, 2))
-        return cls(session, len(times), float(np.median(times)) / 1e6, float(times.sum()) / 1e9,
-                   before if before > 0 else math.nan, after if after > 0 else math.nan, throttled)
+        return cls(
+            session,
+            len(times),
+            float(np.median(times)) / 1e6,
+            float(times.sum()) / 1e9,
+            before if before > 0 else math.nan,
+            after if after > 0 else math.nan,
+            throttled,
+        )

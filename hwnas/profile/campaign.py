@@ -44,8 +44,17 @@ CHUNKS_EACH = 4
 RECORDS = "tuning"
 
 
-def run_campaign(store: Store, target: Target, settings: Settings, subjects: Sequence[Subject], *, series: int = 0,
-                 effort: Effort | None = None, seed: int = 0, title: str = "profiling") -> None:
+def run_campaign(
+    store: Store,
+    target: Target,
+    settings: Settings,
+    subjects: Sequence[Subject],
+    *,
+    series: int = 0,
+    effort: Effort | None = None,
+    seed: int = 0,
+    title: str = "profiling",
+) -> None:
     """Measure `subjects` on `target` into `store`; returns when each is steady, noisy or failed.
 
     `series` tells independent repetitions apart. Raises `StoreError` where the store fails and `UnavailableError` where
@@ -98,8 +107,18 @@ class WorkerPool:
 
 
 class _Campaign:
-    def __init__(self, store: Store, target: Target, settings: Settings, subjects: Sequence[Subject], series: int,
-                 effort: Effort, seed: int, pool: WorkerPool, number: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        target: Target,
+        settings: Settings,
+        subjects: Sequence[Subject],
+        series: int,
+        effort: Effort,
+        seed: int,
+        pool: WorkerPool,
+        number: int = 0,
+    ) -> None:
         self.store, self.settings, self.effort, self.pool, self.number = store, settings, effort, pool, number
         self.backend = target.runtime
         self.history = History(store, target)
@@ -147,8 +166,11 @@ class _Campaign:
         metering = self.effort.metering
         if metering is None or item in self.history.failures:
             return 0
-        known = {reading.started for reading in self.history.readings[item] if reading.metric == ENERGY
-                 or (reading.metric == WINDOW and reading.started >= self.begun)}
+        known = {
+            reading.started
+            for reading in self.history.readings[item]
+            if reading.metric == ENERGY or (reading.metric == WINDOW and reading.started >= self.begun)
+        }
         return max(0, metering.windows - len(known))
 
     def unfinished(self, item: int) -> bool:
@@ -253,8 +275,11 @@ class _Campaign:
             else:
                 self.loaded.add(reply["loaded"])
                 self.store.compiled(reply["loaded"], reply["seconds"])
-                self.store.read(reply["loaded"], self.environment,
-                                [Reading(metric, value, time.time()) for metric, value in reply["memory"].items()])
+                self.store.read(
+                    reply["loaded"],
+                    self.environment,
+                    [Reading(metric, value, time.time()) for metric, value in reply["memory"].items()],
+                )
 
     def measure_blocks(self, worker: WorkerProcess, sessions: dict[int, int], alone: bool) -> None:
         """Sample blocks, round after round, until no session needs more; subjects that fail are taken out."""
@@ -311,8 +336,14 @@ class _Campaign:
         self.pool.idle_deaths[self.number] = 0
         block = Block.of(session, reply["times"], reply["sentinel"])
         self.sentinel_ms += [value for value in (block.before, block.after) if math.isfinite(value)]
-        sample = Sample(session, self.rounds[item, session] - 1, reply["started"], reply["times"], reply["sentinel"],
-                        reply["conditions"])
+        sample = Sample(
+            session,
+            self.rounds[item, session] - 1,
+            reply["started"],
+            reply["times"],
+            reply["sentinel"],
+            reply["conditions"],
+        )
         self.store.add(item, self.environment, sample)
 
     @contextmanager
@@ -321,8 +352,9 @@ class _Campaign:
         if self.pool.stopped.is_set():
             raise UnavailableError("the campaign has ended")
         cpus = [] if self.settings.remote else idlest_cores(self.settings.threads)
-        with WorkerProcess(self.backend, self.settings, self.effort.pace, cpus, self.effort.limits,
-                           self.effort.memory) as process:
+        with WorkerProcess(
+            self.backend, self.settings, self.effort.pace, cpus, self.effort.limits, self.effort.memory
+        ) as process:
             record = environment(self.settings, cpus) | process.about
             if self.common_sentinel and (known := recall(record["cpu"])):
                 record[TYPICAL] = known

@@ -20,8 +20,17 @@ from hwnas.profile.backends import Settings, backends
 from hwnas.profile.boards import look_at_boards
 from hwnas.profile.processor import cpu_model
 
-LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "apache-tvm", "apache-tvm-ffi",
-             "nvidia-ml-py")
+LIBRARIES = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "torch",
+    "apache-tvm",
+    "apache-tvm-ffi",
+    "nvidia-ml-py",
+)
 LOOK_S = 0.1
 
 
@@ -69,8 +78,17 @@ def local_target(runtime: str, settings: Settings) -> Target:
         device = look_at_boards(settings).device
     else:
         device = cpu_model() if settings.device == "cpu" else gpus()[0]
-    return Target(device, runtime, ".".join(backend.version().split(".")[:2]), settings.precision, settings.batch,
-                  settings.threads, backend.tuned or settings.trials > 0, settings.graphs, settings.cache)
+    return Target(
+        device,
+        runtime,
+        ".".join(backend.version().split(".")[:2]),
+        settings.precision,
+        settings.batch,
+        settings.threads,
+        backend.tuned or settings.trials > 0,
+        settings.graphs,
+        settings.cache,
+    )
 
 
 def gpus() -> list[str]:

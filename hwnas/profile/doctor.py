@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal, Self
 
 from hwnas.core.errors import UnavailableError
 from hwnas.profile import nvidia
-from hwnas.profile.backends import Settings, backends
+from hwnas.profile.backends import Backend, Settings, backends
 from hwnas.profile.device import core_loads, governor, gpus, usable_cores, versions
 from hwnas.profile.drift import CALM, typical_speed
 from hwnas.profile.meters import find_meter
@@ -73,39 +73,64 @@ def _runtimes() -> Iterator[Finding]:
         here = [device for device in backend.devices if device == "cpu" or gpus()]
         can = [device for device in here if backend.unavailable(Settings(device)) is None]
         if can:
-            skills = [text for text, has in (("tunes kernels (--trials)", backend.can_tune),
-                                             ("measures boards (--remote)", backend.can_remote)) if has]
-            precisions = [precision for precision in backend.precisions
-                          if any(backend.unavailable(Settings(device, precision)) is None for device in can)]
-            yield Finding(f"runtime {name}", "ok",
-                          "; ".join([f"{backend.version()}: {', '.join(can)}", ", ".join(precisions), *skills]))
+            yield Finding(f"runtime {name}", "ok", "; ".join(_skills(backend, can)))
         else:
             reason = (backend.unavailable(Settings(device)) for device in backend.devices)
             absent = not backend.version()
-            yield Finding(f"runtime {name}", "info", next(filter(None, reason), "it needs a GPU"),
-                          f"install {' or '.join(backend.distributions)} to use it" if absent else "")
+            yield Finding(
+                f"runtime {name}",
+                "info",
+                next(filter(None, reason), "it needs a GPU"),
+                f"install {' or '.join(backend.distributions)} to use it" if absent else "",
+            )
+
+
+def _skills(backend: type[Backend], devices: Sequence[str]) -> Iterator[str]:
+    """What `backend` can do on `devices`, on each of which it runs."""
+    yield f"{backend.version()}: {', '.join(devices)}"
+    works = [p for p in backend.precisions if any(backend.unavailable(Settings(d, p)) is None for d in devices)]
+    yield ", ".join(works)
+    if backend.can_tune:
+        yield "tunes kernels (--trials)"
+    if backend.can_remote:
+        yield "measures boards (--remote)"
 
 
 def _libraries() -> Iterator[Finding]:
     found = versions()
     yield Finding("libraries", "ok", ", ".join(f"{name} {number}" for name, number in found.items()))
     if "onnxruntime" in found and "onnxruntime-gpu" in found:
-        yield Finding("libraries", "warning", "onnxruntime and onnxruntime-gpu overwrite each other's files",
-                      "uninstall both, then install the one you want")
+        yield Finding(
+            "libraries",
+            "warning",
+            "onnxruntime and onnxruntime-gpu overwrite each other's files",
+            "uninstall both, then install the one you want",
+        )
 
 
 def _conditions() -> Iterator[Finding]:
     name = governor()
     steady = name in ("", "performance")
-    yield Finding("governor", "ok" if steady else "warning", name or "not shown by this system",
-                  "" if steady else "set it to performance while measuring: cpupower frequency-set -g performance")
+    yield Finding(
+        "governor",
+        "ok" if steady else "warning",
+        name or "not shown by this system",
+        "" if steady else "set it to performance while measuring: cpupower frequency-set -g performance",
+    )
     loads = core_loads().values()
     busy, cores = sum(load > BUSY_PERCENT for load in loads), len(loads)
-    yield Finding("other load", "warning" if busy >= cores else "ok", f"{busy} of {cores} usable cores are busy",
-                  "no core is free: stop other work, or measurements take longer" if busy >= cores else "")
+    yield Finding(
+        "other load",
+        "warning" if busy >= cores else "ok",
+        f"{busy} of {cores} usable cores are busy",
+        "no core is free: stop other work, or measurements take longer" if busy >= cores else "",
+    )
     pinning = hasattr(os, "sched_setaffinity")
-    yield Finding("pinning", "ok" if pinning else "info",
-                  "workers are pinned to the idlest cores" if pinning else "this system has none; medians are noisier")
+    yield Finding(
+        "pinning",
+        "ok" if pinning else "info",
+        "workers are pinned to the idlest cores" if pinning else "this system has none; medians are noisier",
+    )
 
 
 def _steadiness() -> Finding:
@@ -116,12 +141,18 @@ def _steadiness() -> Finding:
         times = watcher.ask(SENTINEL_S).answer()
     typical = typical_speed(times)
     calm = sum(abs(value / typical - 1) <= CALM for value in times) / len(times)
-    found = (f"the sentinel is within {100 * CALM:g} % of the usual {100 * calm:.0f} % of the time (timer resolution "
-             f"{resolution} ns)")
+    found = (
+        f"the sentinel is within {100 * CALM:g} % of the usual {100 * calm:.0f} % of the time (timer resolution "
+        f"{resolution} ns)"
+    )
     if calm >= 0.5:
         return Finding("steadiness", "ok", found)
-    return Finding("steadiness", "warning", found, "stop other work, plug in the charger, let it cool down; "
-                                                   "hwnas corrects for it but measures longer")
+    return Finding(
+        "steadiness",
+        "warning",
+        found,
+        "stop other work, plug in the charger, let it cool down; hwnas corrects for it but measures longer",
+    )
 
 
 def _neighbours() -> Iterator[Finding]:
@@ -138,9 +169,12 @@ def _neighbours() -> Iterator[Finding]:
     slowed = {core: factor for core, factor in _slowdowns(own, others) if factor > SLOWED}
     if slowed:
         cores = " or ".join(map(str, slowed))
-        yield Finding("neighbours", "warning",
-                      f"core {own} takes {max(slowed.values()):.1f} times as long while core {cores} works",
-                      "leave these idle while measuring; more threads may gain little")
+        yield Finding(
+            "neighbours",
+            "warning",
+            f"core {own} takes {max(slowed.values()):.1f} times as long while core {cores} works",
+            "leave these idle while measuring; more threads may gain little",
+        )
     else:
         yield Finding("neighbours", "ok", f"work on core {' or '.join(map(str, others))} does not slow core {own}")
 
@@ -174,8 +208,9 @@ class _Watcher:
 
     def __init__(self) -> None:
         command = [sys.executable, "-c", WATCHER]
-        self._process = subprocess.Popen(command, env=worker_environment(1), stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, env=worker_environment(1), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -17,9 +17,19 @@ ELSEWHERE = ("fpga", "file")
 SIMULATOR = "dpu-sim"
 
 
-def profile_elsewhere(space: str, device: str, batches: Sequence[int] = (1,), *, runtime: str = "",
-                      target: str | None = None, emit: str | Path | None = None, out: str | Path | None = None,
-                      networks: int = 0, choose: Chooser = at_random, seed: int = 0) -> BundleReport | SimulatedRun:
+def profile_elsewhere(
+    space: str,
+    device: str,
+    batches: Sequence[int] = (1,),
+    *,
+    runtime: str = "",
+    target: str | None = None,
+    emit: str | Path | None = None,
+    out: str | Path | None = None,
+    networks: int = 0,
+    choose: Chooser = at_random,
+    seed: int = 0,
+) -> BundleReport | SimulatedRun:
     """Write the bundle `emit` for a device that returns files, or the simulated run `out`.
 
     Args:

@@ -138,8 +138,9 @@ class History:
         items = self.store.items(self.target, series)
         return [s for s in subjects if (item := items.get(s.id, -1)) in self.failures or self.blocks.get(item)]
 
-    def measurements(self, subjects: Iterable[Subject], *, series: int = 0, goal: float = Effort.goal,
-                     metric: str = LATENCY.name) -> dict[Subject, Measurement]:
+    def measurements(
+        self, subjects: Iterable[Subject], *, series: int = 0, goal: float = Effort.goal, metric: str = LATENCY.name
+    ) -> dict[Subject, Measurement]:
         """What is known of `subjects`; latencies are drift corrected, and one without a sample is `failed`."""
         items = self.store.items(self.target, series)
         return {subject: self._measurement(items.get(subject.id, -1), goal, metric) for subject in subjects}

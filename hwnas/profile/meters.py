@@ -101,8 +101,9 @@ class Rapl(Meter):
     def counters(cls) -> list[Path]:
         """Counters of the packages and of memory; cores and the like are parts of a package."""
         zones = [path for path in sorted(cls.root.glob("intel-rapl:*")) if (path / "energy_uj").is_file()]
-        return [path / "energy_uj" for path in zones
-                if (path / "name").read_text().strip().startswith(("package", "dram"))]
+        return [
+            path / "energy_uj" for path in zones if (path / "name").read_text().strip().startswith(("package", "dram"))
+        ]
 
     @classmethod
     def unavailable(cls, settings: Settings) -> str | None:
@@ -145,8 +146,9 @@ def find_meter(settings: Settings) -> Metering:
             return Metering(name, meter.window_s)
         if settings.device in meter.devices:
             reasons.append(f"{name}: {reason}")
-    raise UnavailableError(f"energy cannot be measured here ({'; '.join(reasons) or 'no meter'}); "
-                           "give an external meter's --power-log")
+    raise UnavailableError(
+        f"energy cannot be measured here ({'; '.join(reasons) or 'no meter'}); give an external meter's --power-log"
+    )
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,13 @@ class Span:
     joules: float | None = None
 
 
-def take_span(run: Callable[[], Any] | None, counter: Counter | None, least_s: float,
-              clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep) -> Span:
+def take_span(
+    run: Callable[[], Any] | None,
+    counter: Counter | None,
+    least_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Span:
     """Run back to back (rest, without `run`) for `least_s` at least, from one step of the counter to another.
 
     The counter is read near both ends alone, since reading it takes time in which a GPU rests. Without a counter the
@@ -211,8 +218,10 @@ def energy_readings(window: Span, joules: float, idle_w: float, meter: str) -> t
     """Energy of one inference in mJ, as it is and above rest."""
     details: dict[str, Any] = {**asdict(window), "meter": meter, "joules": joules, "idle_w": idle_w}
     watts, own_ms = joules / window.seconds, 1e3 * (window.seconds - window.waited) / window.runs
-    return (Reading(ENERGY, watts * own_ms, window.started, details),
-            Reading(ABOVE_IDLE, (watts - idle_w) * own_ms, window.started, details))
+    return (
+        Reading(ENERGY, watts * own_ms, window.started, details),
+        Reading(ABOVE_IDLE, (watts - idle_w) * own_ms, window.started, details),
+    )
 
 
 def window_readings(reply: Mapping[str, Any]) -> tuple[Reading, ...]:

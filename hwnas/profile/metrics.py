@@ -31,8 +31,10 @@ from hwnas.profile.subject import Subject
 
 COLUMNS = {LATENCY.name: (LATENCY.name,), ENERGY_MJ.name: (ENERGY, ABOVE_IDLE), MEMORY: (MEMORY, MEASURED_MEMORY)}
 """Metrics that can be asked for, and the columns of each: the first is always there, others where they have a value."""
-WITHOUT = {ABOVE_IDLE: "no power above that at rest was read",
-           MEASURED_MEMORY: "the runtime does not count memory on this device"}
+WITHOUT = {
+    ABOVE_IDLE: "no power above that at rest was read",
+    MEASURED_MEMORY: "the runtime does not count memory on this device",
+}
 DEFAULT = (LATENCY.name, MEMORY)
 LOG_WINDOW_S = 1.0
 LONGEST_WINDOW_S = 60.0
@@ -66,19 +68,26 @@ class Plan:
             log = MeterLog.load(power_log)
             if len(log.times_s) and abs(behind := time.time() - log.times_s[-1]) > STALE_S:
                 when = f"{abs(behind):.0f} s {'ago' if behind > 0 else 'ahead'}"
-                say(f"{power_log}: its newest sample is of {when}; what is measured now gets an energy only if the log "
-                    "grows meanwhile, on this machine's clock")
+                say(
+                    f"{power_log}: its newest sample is of {when}; what is measured now gets an energy only if the log "
+                    "grows meanwhile, on this machine's clock"
+                )
             spacing = log.spacing_s
             window_s = LOG_WINDOW_S if math.isnan(spacing) else max(LOG_WINDOW_S, SAMPLES_A_WINDOW * spacing)
             if window_s > LONGEST_WINDOW_S:
-                raise InputError(f"{power_log}: {spacing:.3g} s from one sample to the next is too slow: a window of "
-                                 f"{SAMPLES_A_WINDOW} samples may last {LONGEST_WINDOW_S:g} s at most")
+                raise InputError(
+                    f"{power_log}: {spacing:.3g} s from one sample to the next is too slow: a window of "
+                    f"{SAMPLES_A_WINDOW} samples may last {LONGEST_WINDOW_S:g} s at most"
+                )
             asked = (*metrics, ENERGY_MJ.name)
             return cls(asked, replace(effort, metering=Metering(POWER_LOG, window_s)), Path(power_log))
         asked = tuple(metrics)
         if settings.remote and ENERGY_MJ.name in asked:
-            return cls(asked, effort, unmeasurable={ENERGY_MJ.name: "a board's energy is read by an external meter; "
-                                                                    "give its --power-log"})
+            return cls(
+                asked,
+                effort,
+                unmeasurable={ENERGY_MJ.name: "a board's energy is read by an external meter; give its --power-log"},
+            )
         if ENERGY_MJ.name not in asked:
             return cls(asked, effort)
         try:
@@ -101,8 +110,11 @@ def read_log(store: Store, target: Target, path: Path) -> str:
     number = store.target(target)
     readings = store.readings(number)
     known = {(item, reading.started) for _, item, _, reading in readings if reading.metric == ENERGY}
-    waiting = [(item, environment, reading) for _, item, environment, reading in readings
-               if reading.metric == WINDOW and (item, reading.started) not in known]
+    waiting = [
+        (item, environment, reading)
+        for _, item, environment, reading in readings
+        if reading.metric == WINDOW and (item, reading.started) not in known
+    ]
     if not waiting:
         return ""
     log = _latest(path, max(reading.started + reading.value for *_, reading in waiting))
@@ -111,7 +123,8 @@ def read_log(store: Store, target: Target, path: Path) -> str:
         details, end = reading.details, reading.started + reading.value
         idle_from, idle_to = details["idle_started"], details["idle_started"] + details["idle_s"]
         why = uncovered(log.times_s, reading.started, end, "a window of inferences", GAP_SHARE) or uncovered(
-            log.times_s, idle_from, idle_to, "the rest before the windows", GAP_SHARE)
+            log.times_s, idle_from, idle_to, "the rest before the windows", GAP_SHARE
+        )
         if why:
             reason = f"{path}: {why}"
             continue

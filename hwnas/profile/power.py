@@ -47,12 +47,16 @@ def uncovered(times_s: Floats, start_s: float, end_s: float, what: str, gap_shar
         missing = end_s - start_s
         if len(times_s):
             missing = min(missing, max(times_s[0] - start_s, 0) + max(end_s - times_s[-1], 0))
-        return (f"the power samples do not cover {what}: {missing:.3f} s of its {end_s - start_s:.3f} s have none; "
-                "sample for longer and run it again")
+        return (
+            f"the power samples do not cover {what}: {missing:.3f} s of its {end_s - start_s:.3f} s have none; "
+            "sample for longer and run it again"
+        )
     around = times_s[np.searchsorted(times_s, start_s, "right") - 1 : np.searchsorted(times_s, end_s) + 1]
     if len(around) - 2 < MIN_SAMPLES:
-        return (f"{len(around) - 2} power samples in {what}, at least {MIN_SAMPLES} are needed; "
-                "repeat the inference for longer")
+        return (
+            f"{len(around) - 2} power samples in {what}, at least {MIN_SAMPLES} are needed; "
+            "repeat the inference for longer"
+        )
     usual = float(np.median(np.diff(times_s)))
     if np.diff(around).max() > max(MAX_GAP * usual, gap_share * (end_s - start_s)):
         return f"the samples stop for {np.diff(around).max():.3f} s in {what} (usually {usual:.3f} s apart)"
@@ -105,8 +109,12 @@ def _samples(path: Path, text: str) -> Iterator[tuple[float, float]]:
 def _columns(path: Path, names: list[str]) -> tuple[int, int]:
     time, watts = ([names.index(name) for name in known if name in names] for known in (TIMES, WATTS))
     if not time or not watts:
-        raise ParseError(path, f"the header {','.join(names)!r} names no column of times ({', '.join(TIMES)}) or no "
-                               f"column of watts ({', '.join(WATTS)})", 1)
+        raise ParseError(
+            path,
+            f"the header {','.join(names)!r} names no column of times ({', '.join(TIMES)}) or no "
+            f"column of watts ({', '.join(WATTS)})",
+            1,
+        )
     return time[0], watts[0]
 
 

@@ -47,8 +47,9 @@ class WorkerProcess:
     `limits.timeout_s` is how long one step (a compilation, a sample block) may take before the worker counts as hung.
     """
 
-    def __init__(self, backend: str, settings: Settings, pace: Pace, cpus: list[int], limits: Limits,
-                 memory: bool = False) -> None:
+    def __init__(
+        self, backend: str, settings: Settings, pace: Pace, cpus: list[int], limits: Limits, memory: bool = False
+    ) -> None:
         self.timeout_s = limits.timeout_s
         self.item: int | None = None
         self._doing = "start"
@@ -56,7 +57,9 @@ class WorkerProcess:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hwnas.profile.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
             env=worker_environment(settings.threads),
         )
         assert self._process.stdout is not None
@@ -64,8 +67,15 @@ class WorkerProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         try:
-            self._send("setup", backend=backend, settings=asdict(settings), pace=asdict(pace), cpus=cpus,
-                       memory_share=limits.memory_share, memory=memory)
+            self._send(
+                "setup",
+                backend=backend,
+                settings=asdict(settings),
+                pace=asdict(pace),
+                cpus=cpus,
+                memory_share=limits.memory_share,
+                memory=memory,
+            )
             self.about: dict[str, Any] = self._read(max(self.timeout_s, STARTUP_S))["about"]
         except BaseException:
             self.close()
@@ -106,8 +116,9 @@ class WorkerProcess:
     def __enter__(self) -> WorkerProcess:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _replies(self) -> Iterator[dict[str, Any]]:
@@ -157,5 +168,10 @@ def worker_environment(threads: int) -> dict[str, str]:
     """The worker's environment: one thread for the sentinel's product, `threads` for a runtime that reads OpenMP's."""
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": str(threads),
-            "OMP_NUM_THREADS": str(threads)}
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+    }

@@ -26,10 +26,22 @@ from hwnas.profile.subject import Subject
 from hwnas.spaces import SearchSpace
 
 
-def profile(space: str | SearchSpace, out: str | Path, *, runtime: str = "onnxruntime",
-            settings: Settings | None = None, networks: int = 0, choose: Chooser = at_random, repeats: int = 0,
-            seed: int = 0, effort: Effort | None = None, store: str | Path | None = None,
-            metrics: Sequence[str] = DEFAULT, power_log: str | Path | None = None, retry: bool = False) -> Run:
+def profile(
+    space: str | SearchSpace,
+    out: str | Path,
+    *,
+    runtime: str = "onnxruntime",
+    settings: Settings | None = None,
+    networks: int = 0,
+    choose: Chooser = at_random,
+    repeats: int = 0,
+    seed: int = 0,
+    effort: Effort | None = None,
+    store: str | Path | None = None,
+    metrics: Sequence[str] = DEFAULT,
+    power_log: str | Path | None = None,
+    retry: bool = False,
+) -> Run:
     """Measure every primitive of `space`, and `networks` whole networks, on this machine; the result is in `out`.
 
     The same call goes on where an interrupted one stopped. Another space in the same folder is added to it.
@@ -106,13 +118,28 @@ class _Profiling:
         if self.retry:
             self.samples.forgive(self.run.target, [subject.id for subject in subjects])
         effort = self.plan.effort if subjects[0].kind == "primitive" else replace(self.plan.effort, sessions=1)
-        run_campaign(self.samples, self.run.target, self.settings, subjects, series=series, effort=effort,
-                     seed=self.request.seed, title=title)
+        run_campaign(
+            self.samples,
+            self.run.target,
+            self.settings,
+            subjects,
+            series=series,
+            effort=effort,
+            seed=self.request.seed,
+            title=title,
+        )
         _write(self.run, self.samples, self.settings, self.plan.settle(self.samples, self.run.target))
 
 
-def profile_batches(space: str | SearchSpace, out: str | Path, batches: Sequence[int], *,
-                    settings: Settings | None = None, store: str | Path | None = None, **options: Any) -> list[Run]:
+def profile_batches(
+    space: str | SearchSpace,
+    out: str | Path,
+    batches: Sequence[int],
+    *,
+    settings: Settings | None = None,
+    store: str | Path | None = None,
+    **options: Any,
+) -> list[Run]:
     """`profile` for each batch size: in `out` itself for one, else in `out/batch_N`, all sharing one store."""
     if not batches or len(set(batches)) < len(batches):
         raise InputError(f"--batch {','.join(map(str, batches))}: batch sizes have to differ, and be at least one")
@@ -120,13 +147,21 @@ def profile_batches(space: str | SearchSpace, out: str | Path, batches: Sequence
     if len(chosen) == 1:
         return [profile(space, out, settings=chosen[0], store=store, **options)]
     shared = store or Path(out) / SAMPLES_FILE
-    return [profile(space, Path(out) / f"batch_{each.batch}", settings=each, store=shared, **options)
-            for each in chosen]
+    return [
+        profile(space, Path(out) / f"batch_{each.batch}", settings=each, store=shared, **options) for each in chosen
+    ]
 
 
-def measure_onnx(models: Mapping[str, bytes | str | Path], *, runtime: str = "onnxruntime",
-                 settings: Settings | None = None, effort: Effort | None = None, store: str | Path | None = None,
-                 seed: int = 0, metric: str = METRIC) -> dict[str, Measurement]:
+def measure_onnx(
+    models: Mapping[str, bytes | str | Path],
+    *,
+    runtime: str = "onnxruntime",
+    settings: Settings | None = None,
+    effort: Effort | None = None,
+    store: str | Path | None = None,
+    seed: int = 0,
+    metric: str = METRIC,
+) -> dict[str, Measurement]:
     """Measure ONNX models, given by name as bytes or files, interleaved in one campaign, as `profile` measures.
 
     With the `store` of a run, their medians refer to the same speed of the machine as that run's; what it already holds
@@ -143,9 +178,16 @@ def measure_onnx(models: Mapping[str, bytes | str | Path], *, runtime: str = "on
         return measure_subjects(subjects, seed=seed, metric=metric, **how)
 
 
-def measure_subjects(subjects: Mapping[str, Subject], *, runtime: str = "onnxruntime",
-                     settings: Settings | None = None, effort: Effort | None = None, store: str | Path | None = None,
-                     seed: int = 0, metric: str = METRIC) -> dict[str, Measurement]:
+def measure_subjects(
+    subjects: Mapping[str, Subject],
+    *,
+    runtime: str = "onnxruntime",
+    settings: Settings | None = None,
+    effort: Effort | None = None,
+    store: str | Path | None = None,
+    seed: int = 0,
+    metric: str = METRIC,
+) -> dict[str, Measurement]:
     """`measure_onnx` of primitives or networks of a space, for runtimes that do not read ONNX too.
 
     `metric` may be another one than the latency; where nothing here reads it, the measurements say why.
@@ -157,8 +199,16 @@ def measure_subjects(subjects: Mapping[str, Subject], *, runtime: str = "onnxrun
         return dict.fromkeys(subjects, Measurement.failed(plan.unmeasurable[metric], "unmeasurable"))
     with scratch() as folder, Store(store or folder / SAMPLES_FILE) as samples:
         series = samples.next_series(target, [subject.id for subject in subjects.values()])
-        run_campaign(samples, target, settings, list(subjects.values()), series=series, effort=plan.effort, seed=seed,
-                     title="models")
+        run_campaign(
+            samples,
+            target,
+            settings,
+            list(subjects.values()),
+            series=series,
+            effort=plan.effort,
+            seed=seed,
+            title="models",
+        )
         history = History(samples, target)
         found = history.measurements(subjects.values(), series=series, goal=plan.effort.goal, metric=metric)
     return {name: found[subject] for name, subject in subjects.items()}
@@ -185,9 +235,14 @@ def _write(run: Run, store: Store, settings: Settings, unmeasurable: Mapping[str
     primitives = history.tried(dict.fromkeys(s for request in run.requests for s in request.primitives()))
     found = collect(history, primitives, run.metrics, FIRST, run.goal)
     unmeasurable = {**left_out(found, run.metrics), **unmeasurable}
-    manifest = {**stamp(), "spaces": list(dict.fromkeys(request.space for request in run.requests)),
-                "seeds": sorted({request.seed for request in run.requests}), "goal": run.goal,
-                "environment": environment(settings), **({"unmeasurable": unmeasurable} if unmeasurable else {})}
+    manifest = {
+        **stamp(),
+        "spaces": list(dict.fromkeys(request.space for request in run.requests)),
+        "seeds": sorted({request.seed for request in run.requests}),
+        "goal": run.goal,
+        "environment": environment(settings),
+        **({"unmeasurable": unmeasurable} if unmeasurable else {}),
+    }
     CostTable(run.target, cost_rows(found), manifest).save(run.folder / TABLE_FILE)
     networks = history.tried(dict.fromkeys(s for request in run.requests for s in request.sampled()))
     if networks:

@@ -65,8 +65,11 @@ class Request:
 
     def continuing(self, others: Iterable[Request]) -> Request:
         """This request with what was chosen for one of `others` by the same chooser, of the same space and seed."""
-        same = [other.chosen for other in others
-                if (other.space, other.select, other.seed) == (self.space, self.select, self.seed)]
+        same = [
+            other.chosen
+            for other in others
+            if (other.space, other.select, other.seed) == (self.space, self.select, self.seed)
+        ]
         earlier: tuple[str, ...] = max(same, key=len, default=())
         return self._with(earlier)
 
@@ -170,21 +173,31 @@ class Run:
         networks = self.networks().column(f"{METRIC}_verdict").to_pylist() if measured else []
         noise = self.noise()
         return {
-            "run": str(self.folder), "target": self.target.to_json(),
-            "primitives": primitives, "networks": len(networks),
+            "run": str(self.folder),
+            "target": self.target.to_json(),
+            "primitives": primitives,
+            "networks": len(networks),
             **{verdict: [*verdicts, *networks].count(verdict) for verdict in ("steady", "noisy", "failed")},
             "failures": self.failures(),
-            "metrics": list(table.metrics), "unmeasurable": dict(table.manifest.get("unmeasurable", {})),
+            "metrics": list(table.metrics),
+            "unmeasurable": dict(table.manifest.get("unmeasurable", {})),
             "noise": asdict(noise) if noise else None,
         }
 
     def save(self, settings: Settings) -> None:
         """Write `run.json`."""
         inside = self.store.resolve().is_relative_to(self.folder.resolve())
-        RUN.write(self.folder / RUN.file, {
-            **stamp(),
-            "target": self.target.to_json(), "goal": self.goal, "metrics": list(self.metrics),
-            "store": str(self.store.resolve().relative_to(self.folder.resolve()) if inside else self.store.resolve()),
-            "requests": [asdict(request) for request in self.requests],
-            "environment": environment(settings),
-        })
+        RUN.write(
+            self.folder / RUN.file,
+            {
+                **stamp(),
+                "target": self.target.to_json(),
+                "goal": self.goal,
+                "metrics": list(self.metrics),
+                "store": str(
+                    self.store.resolve().relative_to(self.folder.resolve()) if inside else self.store.resolve()
+                ),
+                "requests": [asdict(request) for request in self.requests],
+                "environment": environment(settings),
+            },
+        )

@@ -102,8 +102,9 @@ def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measu
     throttled = [block.throttled for block in blocks if block.throttled]
     blocks = [block for block in blocks if not block.throttled]
     if not blocks:
-        return Measurement.failed(f"the device's clock was held down throughout ({throttled[-1]}); cool it, lower the "
-                                  "batch or lock its clock")
+        return Measurement.failed(
+            f"the device's clock was held down throughout ({throttled[-1]}); cool it, lower the batch or lock its clock"
+        )
     drift, sessions = Drift.of(blocks, reference), np.array([block.session for block in blocks])
     least = np.full(sessions.max() + 1, drift.doubt.max())
     np.minimum.at(least, sessions, drift.doubt)
@@ -170,5 +171,10 @@ def noise_floor(pairs: Iterable[tuple[float, float]]) -> Noise | None:
         return None
     difference = np.abs(both[:, 0] - both[:, 1])
     relative = difference / both.mean(axis=1)
-    return Noise(len(both), float(np.median(relative)), float(relative.mean()), float(np.quantile(relative, 0.9)),
-                 float(np.sqrt((difference**2).mean())))
+    return Noise(
+        len(both),
+        float(np.median(relative)),
+        float(relative.mean()),
+        float(np.quantile(relative, 0.9)),
+        float(np.sqrt((difference**2).mean())),
+    )

@@ -148,8 +148,10 @@ class Store:
             raise StoreError(f"{self.path} is a database of something else, not a sample store; choose another path")
         self._version = self._pragma("user_version")
         if self._version not in (1, SCHEMA_VERSION):
-            raise StoreError(f"{self.path} is a sample store of version {self._version}; this hwnas reads versions up "
-                             f"to {SCHEMA_VERSION}; measure into a new file, or use the hwnas that made it")
+            raise StoreError(
+                f"{self.path} is a sample store of version {self._version}; this hwnas reads versions up "
+                f"to {SCHEMA_VERSION}; measure into a new file, or use the hwnas that made it"
+            )
         self._conditions = "conditions" if self._version == SCHEMA_VERSION else "'{}'"
 
     def _upgrade(self) -> None:
@@ -177,8 +179,11 @@ class Store:
     def target(self, target: Target) -> int:
         """The number of `target` in this store."""
         text = json.dumps(target.to_json(), sort_keys=True)
-        known = [n for n, kept in self._read("SELECT id, json FROM target ORDER BY id")
-                 if Target.from_json(json.loads(kept), str(self.path)) == target]
+        known = [
+            n
+            for n, kept in self._read("SELECT id, json FROM target ORDER BY id")
+            if Target.from_json(json.loads(kept), str(self.path)) == target
+        ]
         if known:
             return int(known[0])
         with self._errors(), self._transaction():
@@ -188,16 +193,20 @@ class Store:
     def environment(self, environment: dict[str, Any]) -> int:
         """Record the circumstances of a worker's session; returns their number."""
         with self._errors(), self._transaction():
-            cursor = self._db.execute("INSERT INTO environment (json, created) VALUES (?, ?)",
-                                      (json.dumps(environment, sort_keys=True), time.time()))
+            cursor = self._db.execute(
+                "INSERT INTO environment (json, created) VALUES (?, ?)",
+                (json.dumps(environment, sort_keys=True), time.time()),
+            )
             return int(cursor.lastrowid or 0)
 
     def ask(self, target: int, series: int, subjects: Iterable[str]) -> dict[str, int]:
         """The numbers of subjects on a target in one series of measurements, made where they are new."""
         wanted = list(dict.fromkeys(subjects))
         with self._errors(), self._transaction():
-            self._db.executemany("INSERT OR IGNORE INTO item (subject, target, series) VALUES (?, ?, ?)",
-                                 [(subject, target, series) for subject in wanted])
+            self._db.executemany(
+                "INSERT OR IGNORE INTO item (subject, target, series) VALUES (?, ?, ?)",
+                [(subject, target, series) for subject in wanted],
+            )
         known = self.items(target, series)
         return {subject: known[subject] for subject in wanted}
 
@@ -214,8 +223,16 @@ class Store:
             self._db.execute(
                 "INSERT INTO block (item, environment, session, round, started, times_ns, sentinel_ns, conditions) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (item, environment, sample.session, sample.round, sample.started, times, sentinel,
-                 json.dumps(dict(sample.conditions))),
+                (
+                    item,
+                    environment,
+                    sample.session,
+                    sample.round,
+                    sample.started,
+                    times,
+                    sentinel,
+                    json.dumps(dict(sample.conditions)),
+                ),
             )
 
     def read(self, item: int, environment: int, readings: Iterable[Reading]) -> None:
@@ -223,14 +240,24 @@ class Store:
         with self._errors(), self._transaction():
             self._db.executemany(
                 "INSERT INTO reading (item, environment, metric, value, started, details) VALUES (?, ?, ?, ?, ?, ?)",
-                [(item, environment, reading.metric, reading.value, reading.started, json.dumps(dict(reading.details)))
-                 for reading in readings],
+                [
+                    (
+                        item,
+                        environment,
+                        reading.metric,
+                        reading.value,
+                        reading.started,
+                        json.dumps(dict(reading.details)),
+                    )
+                    for reading in readings
+                ],
             )
 
     def compiled(self, item: int, seconds: float) -> None:
         with self._errors(), self._transaction():
-            self._db.execute("INSERT INTO compilation (item, seconds, started) VALUES (?, ?, ?)",
-                             (item, seconds, time.time()))
+            self._db.execute(
+                "INSERT INTO compilation (item, seconds, started) VALUES (?, ?, ?)", (item, seconds, time.time())
+            )
 
     def fail(self, item: int, reason: str) -> None:
         """Mark an item as failed, until it is forgiven."""
@@ -241,8 +268,10 @@ class Store:
         """Forget that subjects failed on a target, so that they are measured again."""
         number = self.target(target)
         with self._errors(), self._transaction():
-            self._db.executemany("DELETE FROM failure WHERE item IN (SELECT id FROM item WHERE target = ? AND "
-                                 "subject = ?)", [(number, subject) for subject in subjects])
+            self._db.executemany(
+                "DELETE FROM failure WHERE item IN (SELECT id FROM item WHERE target = ? AND subject = ?)",
+                [(number, subject) for subject in subjects],
+            )
 
     # claims
 
@@ -253,8 +282,10 @@ class Store:
             claims = self._all("SELECT item, host, pid, born FROM claim WHERE expires >= ?", now)
             held = {item for item, where, pid, since in claims if where != host or _lives(pid, since)}
             free = [item for item in items if item not in held][:most]
-            self._db.executemany("INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?, ?, ?)",
-                                 [(item, self.holder, host, os.getpid(), born, now + LEASE_S) for item in free])
+            self._db.executemany(
+                "INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?, ?, ?)",
+                [(item, self.holder, host, os.getpid(), born, now + LEASE_S) for item in free],
+            )
         return free
 
     def renew(self) -> None:
@@ -279,17 +310,25 @@ class Store:
 
     def samples(self, item: int) -> list[Sample]:
         """The blocks of an item, oldest first."""
-        rows = self._read(f"SELECT session, round, started, times_ns, sentinel_ns, {self._conditions} FROM block "
-                          "WHERE item = ? ORDER BY id", item)
+        rows = self._read(
+            f"SELECT session, round, started, times_ns, sentinel_ns, {self._conditions} FROM block "
+            "WHERE item = ? ORDER BY id",
+            item,
+        )
         with self._errors():
-            return [Sample(session, number, started, _times(times).tolist(), _times(sentinel).tolist(),
-                           json.loads(kept)) for session, number, started, times, sentinel, kept in rows]
+            return [
+                Sample(session, number, started, _times(times).tolist(), _times(sentinel).tolist(), json.loads(kept))
+                for session, number, started, times, sentinel, kept in rows
+            ]
 
     def blocks(self, target: int, after: int = 0) -> Iterator[tuple[int, int, Block]]:
         """(number, item, block) of a target's blocks numbered above `after`, oldest first."""
-        rows = self._read(f"SELECT block.id, item, session, times_ns, sentinel_ns, {self._conditions} FROM block "
-                          "JOIN item ON item.id = block.item WHERE target = ? AND block.id > ? ORDER BY block.id",
-                          target, after)
+        rows = self._read(
+            f"SELECT block.id, item, session, times_ns, sentinel_ns, {self._conditions} FROM block "
+            "JOIN item ON item.id = block.item WHERE target = ? AND block.id > ? ORDER BY block.id",
+            target,
+            after,
+        )
         for number, item, session, times, sentinel, conditions in rows:
             with self._errors():
                 throttled = json.loads(conditions).get("throttled", "")
@@ -300,27 +339,45 @@ class Store:
         """(number, item, environment, reading) of a target's readings numbered above `after`, oldest first."""
         if self._version < SCHEMA_VERSION:
             return []
-        rows = self._read("SELECT reading.id, item, environment, metric, value, started, details FROM reading "
-                          "JOIN item ON item.id = reading.item WHERE target = ? AND reading.id > ? ORDER BY reading.id",
-                          target, after)
+        rows = self._read(
+            "SELECT reading.id, item, environment, metric, value, started, details FROM reading "
+            "JOIN item ON item.id = reading.item WHERE target = ? AND reading.id > ? ORDER BY reading.id",
+            target,
+            after,
+        )
         with self._errors():
-            return [(number, item, environment, Reading(metric, value, started, json.loads(details)))
-                    for number, item, environment, metric, value, started, details in rows]
+            return [
+                (number, item, environment, Reading(metric, value, started, json.loads(details)))
+                for number, item, environment, metric, value, started, details in rows
+            ]
 
     def failures(self, target: int) -> dict[int, str]:
         """Failed items of a target, with the reason."""
-        return dict(self._read("SELECT item, reason FROM failure JOIN item ON item.id = failure.item WHERE target = ? "
-                               "ORDER BY failure.id", target))
+        return dict(
+            self._read(
+                "SELECT item, reason FROM failure JOIN item ON item.id = failure.item WHERE target = ? "
+                "ORDER BY failure.id",
+                target,
+            )
+        )
 
     def compile_seconds(self, target: int) -> dict[int, float]:
         """Seconds that one compilation of each item took, the mean where there were several."""
-        return dict(self._read("SELECT item, AVG(seconds) FROM compilation JOIN item ON item.id = compilation.item "
-                               "WHERE target = ? GROUP BY item", target))
+        return dict(
+            self._read(
+                "SELECT item, AVG(seconds) FROM compilation JOIN item ON item.id = compilation.item "
+                "WHERE target = ? GROUP BY item",
+                target,
+            )
+        )
 
     def environments(self, target: int) -> list[dict[str, Any]]:
         """The circumstances of the sessions in which a target was measured, oldest first."""
-        rows = self._read("SELECT json FROM environment WHERE id IN (SELECT environment FROM block "
-                          "JOIN item ON item.id = block.item WHERE target = ?) ORDER BY id", target)
+        rows = self._read(
+            "SELECT json FROM environment WHERE id IN (SELECT environment FROM block "
+            "JOIN item ON item.id = block.item WHERE target = ?) ORDER BY id",
+            target,
+        )
         with self._errors():
             return [json.loads(text) for (text,) in rows]
 
@@ -332,8 +389,9 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -178,8 +178,9 @@ def aligned(shape: Sequence[int], dtype: type[np.generic] = np.float32) -> NDArr
     return np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=dtype, count=int(np.prod(shape))).reshape(tuple(shape))
 
 
-def random_inputs(shapes: Sequence[Sequence[int]],
-                  dtypes: Sequence[type[np.generic]] | None = None) -> list[NDArray[Any]]:
+def random_inputs(
+    shapes: Sequence[Sequence[int]], dtypes: Sequence[type[np.generic]] | None = None
+) -> list[NDArray[Any]]:
     """The inputs every backend is fed: standard normal, the same for the same shapes; float32 unless told."""
     arrays = []
     for index, shape in enumerate(shapes):

@@ -52,8 +52,9 @@ class Tracker:
             socket.create_connection((host, int(port)), timeout=REPLY_S).close()
             self.connection = rpc.connect_tracker(host, int(port))
         except (OSError, RuntimeError, ValueError, OverflowError) as error:
-            raise BoardError(f"no RPC tracker answers at {self.address} ({error}); start one with "
-                             "`python -m tvm.exec.rpc_tracker`") from error
+            raise BoardError(
+                f"no RPC tracker answers at {self.address} ({error}); start one with `python -m tvm.exec.rpc_tracker`"
+            ) from error
         self.connection._sock.settimeout(REPLY_S)
 
     def count(self, key: str) -> int:
@@ -62,8 +63,9 @@ class Tracker:
         if found := servers.count(f"server:{key}"):
             return found
         known = sorted({name.partition(":")[2] for name in servers})
-        raise BoardError(f"no board is registered as {key!r} at the tracker {self.address}; "
-                         f"it has {', '.join(known) or 'none'}")
+        raise BoardError(
+            f"no board is registered as {key!r} at the tracker {self.address}; it has {', '.join(known) or 'none'}"
+        )
 
     def request(self, key: str) -> Any:
         """A session on a board that is free now, or in a while."""
@@ -104,8 +106,10 @@ class Board:
         try:
             return tuple(self.session.get_function(f"target.llvm_get_system_{name}")() for name in ("triple", "cpu"))
         except Exception as error:
-            raise BoardError("the board's TVM has no compiler to tell what its processor is; start its server from a "
-                             "full installation of TVM") from error
+            raise BoardError(
+                "the board's TVM has no compiler to tell what its processor is; start its server from a "
+                "full installation of TVM"
+            ) from error
 
     def load(self, executable: Any) -> Any:
         """Send what was compiled, linked here where this machine's linker can, and load it there."""

@@ -81,19 +81,33 @@ def _known(folder: Path, name: str, trials: int) -> Path | None:
     return kept[max(kept)] if kept and max(kept) >= trials else None
 
 
-def _tune(workload: ir.IRModule, target: Any, folder: Path, name: str, trials: int, measure: Measure,
-          alive: Alive) -> Path:
+def _tune(
+    workload: ir.IRModule, target: Any, folder: Path, name: str, trials: int, measure: Measure, alive: Alive
+) -> Path:
     """Tune one workload; its records appear under `name` once they are whole."""
     folder.mkdir(parents=True, exist_ok=True)
     unfinished, runner = Path(tempfile.mkdtemp(prefix=".tuning-", dir=folder)), _Runner(measure, alive)
     try:
-        context = ms.TuneContext(workload, target=target, space_generator="post-order-apply",
-                                 search_strategy=ms.search_strategy.EvolutionarySearch(**SEARCH), rand_state=SEED,
-                                 num_threads=1, logger=_quiet())
-        ms.tune_tasks(tasks=[context], task_weights=[1.0], work_dir=str(unfinished), max_trials_global=trials,
-                      num_trials_per_iter=min(trials, SCHEDULES_AT_ONCE), builder=_Saver(unfinished),
-                      runner=runner, cost_model=ms.cost_model.RandomModel(seed=SEED),
-                      measure_callbacks=[ms.measure_callback.AddToDatabase()])
+        context = ms.TuneContext(
+            workload,
+            target=target,
+            space_generator="post-order-apply",
+            search_strategy=ms.search_strategy.EvolutionarySearch(**SEARCH),
+            rand_state=SEED,
+            num_threads=1,
+            logger=_quiet(),
+        )
+        ms.tune_tasks(
+            tasks=[context],
+            task_weights=[1.0],
+            work_dir=str(unfinished),
+            max_trials_global=trials,
+            num_trials_per_iter=min(trials, SCHEDULES_AT_ONCE),
+            builder=_Saver(unfinished),
+            runner=runner,
+            cost_model=ms.cost_model.RandomModel(seed=SEED),
+            measure_callbacks=[ms.measure_callback.AddToDatabase()],
+        )
         if not _any_ran(unfinished):
             raise RuntimeError(f"none of {trials} schedules of a kernel ran: {runner.error}")
         for module in unfinished.glob("*.module"):
@@ -214,7 +228,6 @@ def _measure_here(answers: Connection, path: str, target: str, device: str, shap
 
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
     try:
-        answers.send(timed(build(path, ir.load_json(target)), runtime.device(device, 0), shapes,
-                           get_global_func))
+        answers.send(timed(build(path, ir.load_json(target)), runtime.device(device, 0), shapes, get_global_func))
     except Exception as error:
         answers.send(f"{type(error).__name__}: {error}"[:300])

@@ -43,8 +43,15 @@ class Worker:
         self.pace: Pace
         self.memory: bool
 
-    def setup(self, backend: str, settings: dict[str, Any], pace: dict[str, Any], cpus: list[int],
-              memory_share: float, memory: bool) -> None:
+    def setup(
+        self,
+        backend: str,
+        settings: dict[str, Any],
+        pace: dict[str, Any],
+        cpus: list[int],
+        memory_share: float,
+        memory: bool,
+    ) -> None:
         if cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cpus)
         with contextlib.suppress(OSError, AttributeError):
@@ -112,8 +119,14 @@ class Worker:
             except Exception as error:
                 self.drop(item, self.models.pop(item)[0], error)
                 continue
-            self.say(block=item, started=started, times=times, sentinel=before + after, warmup_ns=warm,
-                     conditions=conditions | self.backend.conditions())
+            self.say(
+                block=item,
+                started=started,
+                times=times,
+                sentinel=before + after,
+                warmup_ns=warm,
+                conditions=conditions | self.backend.conditions(),
+            )
         self.say(end=True)
 
     def meter(self, order: list[int], meter: str, window_s: float) -> None:
@@ -147,7 +160,11 @@ class Worker:
 
     def serve(self, requests: IO[str]) -> None:
         actions: dict[str, Callable[..., None]] = {
-            "setup": self.setup, "load": self.load, "run": self.run, "meter": self.meter, "unload": self.unload,
+            "setup": self.setup,
+            "load": self.load,
+            "run": self.run,
+            "meter": self.meter,
+            "unload": self.unload,
         }
         for line in requests:
             message = json.loads(line)

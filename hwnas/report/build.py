@@ -24,6 +24,14 @@ from hwnas.search.result import Result
 Document = dict[str, Any]
 
 FILES = {"run": RUN.file, "model": PREDICTOR.file, "search": SEARCH.file, "supernet": SUPERNET.file}
+SCORES = {
+    "MAPE %": "mape",
+    "RMSE": "rmse",
+    "within 5 %": "within_5",
+    "within 10 %": "within_10",
+    "Kendall tau": "kendall",
+}
+"""The columns of a model's scores, and their names in its document."""
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -102,15 +110,28 @@ def _certificates(searches: Mapping[Path, Document]) -> Iterator[Section]:
         cells = [_certificate_cells(row, unit) for row in rows]
         notes = [f"{row['name']}: {note}." for row in rows for note in row["search"]["notes"]]
         text = " ".join(["Each winner was measured after the search, where its device is this one.", *notes])
-        yield Section(f"certificates-{_slug(quantity)}", f"Certificates: {quantity}", text,
-                      figures.certificates(rows, unit), [head, *cells])  # fmt: skip
+        yield Section(
+            f"certificates-{_slug(quantity)}",
+            f"Certificates: {quantity}",
+            text,
+            figures.certificates(rows, unit),
+            [head, *cells],
+        )
 
 
 def _certificate_cells(row: Document, unit: str) -> list[str]:
     interval = "-" if row["low"] is None else f"{_number(row['low'])} to {_number(row['high'])}"
     best = row["search"]["best"]
-    return [row["name"], f"{row['budget']:.4g} {unit}", f"{row['predicted']:.4g}", _number(row["measured"]), interval,
-            f"{best['accuracy']:.4g}", row["status"].replace("_", " "), row["arch"]]  # fmt: skip
+    return [
+        row["name"],
+        f"{row['budget']:.4g} {unit}",
+        f"{row['predicted']:.4g}",
+        _number(row["measured"]),
+        interval,
+        f"{best['accuracy']:.4g}",
+        row["status"].replace("_", " "),
+        row["arch"],
+    ]
 
 
 def _fronts(searches: Mapping[Path, Document]) -> Iterator[Section]:
@@ -127,8 +148,12 @@ def _fronts(searches: Mapping[Path, Document]) -> Iterator[Section]:
             if constraint["quantity"] == cost and "max" in constraint
         ]
         text = f"Networks of {space} that no other one found beats in both; dotted lines are budgets."
-        yield Section(f"front-{_slug(cost)}", "Accuracy against cost", text,
-                      figures.front(_undominated(points.values()), winners, cost))  # fmt: skip
+        yield Section(
+            f"front-{_slug(cost)}",
+            "Accuracy against cost",
+            text,
+            figures.front(_undominated(points.values()), winners, cost),
+        )
 
 
 def _undominated(points: Iterable[Document]) -> list[Document]:
@@ -152,17 +177,24 @@ def _models(models: Mapping[Path, Document]) -> Iterator[Section]:
     for (space, metric), group in by_metric.items():
         scores = {name: model["scores"]["metrics"]["mape"] for name, model in group.items()}
         noise = next((model["noise"]["mape"] for model in group.values() if model.get("noise")), None)
-        head = ["model", "MAPE %", "RMSE", "within 5 %", "within 10 %", "Kendall tau"]
-        rows = [[name, *(_number(model["scores"]["metrics"][key])
-                         for key in ("mape", "rmse", "within_5", "within_10", "kendall"))]
-                for name, model in group.items()]  # fmt: skip
-        yield Section(f"errors-{_slug(metric)}", f"How well {metric} is predicted",
-                      f"On networks of {space} that the models had not seen.",
-                      figures.errors(scores, noise, "MAPE"), [head, *rows])  # fmt: skip
+        rows = [
+            [name, *(_number(model["scores"]["metrics"][key]) for key in SCORES.values())]
+            for name, model in group.items()
+        ]
+        yield Section(
+            f"errors-{_slug(metric)}",
+            f"How well {metric} is predicted",
+            f"On networks of {space} that the models had not seen.",
+            figures.errors(scores, noise, "MAPE"),
+            [["model", *SCORES], *rows],
+        )
         evaluations = {name: model["evaluation"] for name, model in group.items()}
-        yield Section(f"predicted-{_slug(metric)}", "Predicted against measured",
-                      "A point a network; on the dotted line the prediction is what was measured.",
-                      figures.predicted_against_measured(evaluations, metric))  # fmt: skip
+        yield Section(
+            f"predicted-{_slug(metric)}",
+            "Predicted against measured",
+            "A point a network; on the dotted line the prediction is what was measured.",
+            figures.predicted_against_measured(evaluations, metric),
+        )
 
 
 def _supernets(supernets: Mapping[Path, Document]) -> Iterator[Section]:
@@ -182,8 +214,12 @@ def _tables(runs: Mapping[Path, Document]) -> Iterator[Section]:
             verdicts = Counter(row[metric].verdict for row in table.rows.values() if metric in row)
             counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
             text = f"Primitives on {table.target}: {counts}. Darker takes longer."
-            yield Section(f"table-{_slug(folder.name)}-{_slug(metric)}", f"The table: {metric}", text,
-                          figures.table_heatmap(table, metric))  # fmt: skip
+            yield Section(
+                f"table-{_slug(folder.name)}-{_slug(metric)}",
+                f"The table: {metric}",
+                text,
+                figures.table_heatmap(table, metric),
+            )
 
 
 def _machines(runs: Mapping[Path, Document]) -> Iterator[Section]:

@@ -63,9 +63,13 @@ def one_shot_search(
     check_folder(out)
     folder = str(Path(out).resolve())
     problem = make_problem(
-        config.space, Source(folder, ACCURACY, _untrained, supernet=folder), costs, max=max, min=min,
+        config.space,
+        Source(folder, ACCURACY, _untrained, supernet=folder),
+        costs,
+        max=max,
+        min=min,
         confidence=confidence,
-    )  # fmt: skip
+    )
     ranges = _check(problem)
     started = time.perf_counter()
     supernet = train_one_shot(config, _terms(problem, ranges), folder)

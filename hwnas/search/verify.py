@@ -212,9 +212,7 @@ def certify(claims: Sequence[Claim], *, store: str | Path | None = None, seed: i
     return [found[claim] for claim in claims]
 
 
-def _certify_on(
-    target: Target | None, claims: list[Claim], store: str | Path | None, seed: int
-) -> list[Certificate]:
+def _certify_on(target: Target | None, claims: list[Claim], store: str | Path | None, seed: int) -> list[Certificate]:
     measurable = {claim: METRICS[quantity] for claim in claims if (quantity := _quantity(claim)) in METRICS}
     try:
         settings = local.local_settings(target)
@@ -263,9 +261,7 @@ def _decide(
     if _quantity(claim) == THROUGHPUT:
         median, low, high = (MS_PER_S * target.batch / end for end in (median, high, low))
     status = _status(claim, median)
-    return Certificate(
-        claim, status, median, low, high, found.n, found.verdict, difference, found.reason, environment
-    )
+    return Certificate(claim, status, median, low, high, found.n, found.verdict, difference, found.reason, environment)
 
 
 def _status(claim: Claim, measured: float) -> Status:

@@ -285,7 +285,8 @@ class SearchSpace(ABC):
 
 
 spaces: Registry[type[SearchSpace]] = Registry(
-    "space", tuple(f"hwnas.spaces.{module}" for module in ("ofa", "fbnet", "nasbench201", "nasbench_macro", "mnasnet")),
+    "space",
+    tuple(f"hwnas.spaces.{module}" for module in ("ofa", "fbnet", "nasbench201", "nasbench_macro", "mnasnet")),
     named=True,
 )
 

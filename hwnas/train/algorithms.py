@@ -32,9 +32,7 @@ def train_supernet(config: SupernetConfig, out: str | Path, *, resume: bool = Tr
     """
     space = get_space(config.space)
     if config.algorithm in one_shot and config.algorithm not in algorithms:
-        raise InputError(
-            f"{config.algorithm} searches while it trains: use hwnas search --config CONFIG --cost COST"
-        )
+        raise InputError(f"{config.algorithm} searches while it trains: use hwnas search --config CONFIG --cost COST")
     algorithm = algorithms.get(config.algorithm)
     network = _initial(space, config)
     data = open_data(space, config)

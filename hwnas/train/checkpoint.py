@@ -78,8 +78,10 @@ def _describes_data(found: Any) -> bool:
         return True
     kinds = {"classes": (str,), "mean": (int, float), "std": (int, float)}
     lists = {key: found[key] for key in kinds if key in found} if isinstance(found, dict) else {"": None}
-    return all(isinstance(values, list) and all(isinstance(value, kinds[key]) for value in values)
-               for key, values in lists.items())
+    return all(
+        isinstance(values, list) and all(isinstance(value, kinds[key]) for value in values)
+        for key, values in lists.items()
+    )
 
 
 def tensors(folder: str | Path, about: Mapping[str, Any], group: str) -> dict[str, Tensor]:

@@ -82,9 +82,7 @@ def test_a_small_space_is_solved_exactly(name: str) -> None:
 def test_budgets_that_exclude_each_other_end_the_search(name: str) -> None:
     space = get_space(LARGE)
     opposite = Source("opposite", "latency_ms", lambda population: 100 - space.macs(population) / 1e6)
-    asked = make_problem(
-        LARGE, rugged(LARGE), {"latency_ms": opposite}, max={"macs_m": 15, "latency_ms": 80}
-    )
+    asked = make_problem(LARGE, rugged(LARGE), {"latency_ms": opposite}, max={"macs_m": 15, "latency_ms": 80})
     with pytest.raises(InfeasibleBudgetError, match="at once"):
         solve(asked, name, evaluations=300)
 

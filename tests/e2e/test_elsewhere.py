@@ -11,6 +11,7 @@ from hwnas.core.table import CostTable
 from hwnas.spaces import get_space
 
 SPACE = "nasbench-macro"
+FPGA = ("profile", "--device", "fpga", "--target", "zcu102-b4096", "--space", SPACE)
 
 
 def hwnas(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -20,16 +21,17 @@ def hwnas(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_a_simulated_run_is_fitted_and_searched(tmp_path: Path) -> None:
     run, model, found = tmp_path / "run", tmp_path / "model", tmp_path / "found"
-    done = hwnas("profile", "--device", "fpga", "--runtime", "dpu-sim", "--target", "zcu102-b4096", "--space", SPACE,
-                 "--networks", 60, "--out", run, "--json")  # fmt: skip
+    simulated = f"profile --device fpga --runtime dpu-sim --target zcu102-b4096 --space {SPACE} --networks 60"
+    done = hwnas(*simulated.split(), "--out", run, "--json")
     assert done.returncode == 0, done.stderr
     table = CostTable.load(run)
     assert table.target.origin == "simulated" and table.vector(get_space(SPACE), "latency_ms").min() > 0
     fit = hwnas("fit-predictor", run, "--space", SPACE, "--metric", "latency_ms", "--model", "linear2", "--out", model)
     assert fit.returncode == 0, fit.stderr
     budget = float(CostTable.load(run).vector(get_space(SPACE), "latency_ms").sum() / 4)
-    done = hwnas("search", "--space", SPACE, "--accuracy", f"table:{_accuracies(tmp_path)}#top1_acc", "--cost", model,
-                 "--max", f"latency_ms={budget}", "--out", found, "--json")  # fmt: skip
+    accuracy, bound = f"table:{_accuracies(tmp_path)}#top1_acc", f"latency_ms={budget}"
+    sought = "--space", SPACE, "--accuracy", accuracy, "--cost", model, "--max", bound
+    done = hwnas("search", *sought, "--out", found, "--json")
     assert done.returncode == 0, done.stderr
     best = json.loads(done.stdout)["best"]
     assert best["costs"]["latency_ms"] <= budget and best["certificate"]["status"] == "not_measured"
@@ -76,10 +78,8 @@ def test_an_exported_network_is_checked_for_a_dpu(tmp_path: Path) -> None:
         ("profile", "--device", "cpu", "--space", SPACE, "--emit", "nothing"),
         ("profile", "--device", "file", "--space", SPACE, "--emit", "nothing", "--precision", "fp16"),
         ("profile", "--device", "file", "--space", SPACE, "--emit", "nothing", "--networks", "-3"),
-        ("profile", "--device", "fpga", "--target", "zcu102-b4096", "--space", SPACE, "--emit", "nothing",
-         "--batch", "8"),
-        ("profile", "--device", "fpga", "--target", "zcu102-b4096", "--space", SPACE, "--emit", "nothing",
-         "--networks", "100000"),
+        (*FPGA, "--emit", "nothing", "--batch", "8"),
+        (*FPGA, "--emit", "nothing", "--networks", "100000"),
         ("parse", "nowhere", "--out", "nothing.csv"),
         ("fpga", "check", "pyproject.toml", "--target", "zcu102-b4096"),
         ("search", "--space", SPACE, "--accuracy", "nowhere", "--out", "nothing"),

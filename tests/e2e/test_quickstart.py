@@ -17,8 +17,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quickstart")
     done = subprocess.run(
         [sys.executable, "-m", "hwnas", "quickstart", "--out", str(folder), "--json"],
-        capture_output=True, text=True, timeout=1500,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
     assert done.returncode in (0, 3), done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads((folder / "quickstart.json").read_text())

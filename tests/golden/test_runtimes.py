@@ -99,8 +99,10 @@ def test_trtexec_reads_what_one_run_wrote_as_one(logs: Path) -> None:
     assert sum(part.latency_ms for part in record.parts) == pytest.approx(0.63)
 
 
-@pytest.mark.parametrize("name, flags", [("txt", ()), ("times.json", ("warm_up_included",)),
-                                         ("profile.json", ("sum_of_layers", "mean_only"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, flags",
+    [("txt", ()), ("times.json", ("warm_up_included",)), ("profile.json", ("sum_of_layers", "mean_only"))],
+)
 def test_each_file_of_trtexec_is_read_alone(logs: Path, name: str, flags: tuple[str, ...]) -> None:
     record = parse([logs / "trtexec" / f"block.{name}"]).entries[0].record
     assert (record.subject, record.flags) == ("block", flags)

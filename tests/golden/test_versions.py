@@ -84,13 +84,16 @@ def test_trtexec_batch_of_engines_with_and_without_that_dimension(
     assert record(tmp_path, "a.txt", text).batch == images
 
 
-@pytest.mark.parametrize("text, reason", [
-    (changed(IMPLICIT, ("has 192 queries", "has 190 queries")), "no multiple"),
-    (changed(IMPLICIT, ("Batch: 8", "Batch: 0")), "at least 1"),
-    (changed(TRTEXEC, ("Timing trace", "Timing urace")), "no whole performance summary"),
-    (changed(TRTEXEC, ("dimensions 4x32", "dimensions 0x32")), "at least 1"),
-    (changed(IMPLICIT, ("Throughput: 32000", "Throughput: 4000")), "throughput"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        (changed(IMPLICIT, ("has 192 queries", "has 190 queries")), "no multiple"),
+        (changed(IMPLICIT, ("Batch: 8", "Batch: 0")), "at least 1"),
+        (changed(TRTEXEC, ("Timing trace", "Timing urace")), "no whole performance summary"),
+        (changed(TRTEXEC, ("dimensions 4x32", "dimensions 0x32")), "at least 1"),
+        (changed(IMPLICIT, ("Throughput: 32000", "Throughput: 4000")), "throughput"),
+    ],
+)
 def test_trtexec_counts_that_contradict_the_batch_are_refused(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(ParseError, match=reason):
         record(tmp_path, "a.txt", text)
@@ -216,13 +219,16 @@ def test_tflite_profiles_of_all_versions(tmp_path: Path, name: str, how: Any) ->
         assert latency(record(tmp_path, "net.csv", PROFILES[name])) == 0.5
 
 
-@pytest.mark.parametrize("text, reason", [
-    (changed(NEW_TEXT, ("        3\t", "        2\t")), "mean of the runs|share"),
-    (changed(NEW_TEXT, ("    0.100\t", "    0.110\t")), "mean of the runs|share"),
-    (changed(NEW_TEXT, ("     0.000\t        3\t", "        3\t")), "columns are swapped"),
-    (changed(SUBGRAPHS, (" 0.150\t 30.000%", " 0.150 30.000")), "not a row"),
-    (NEW_TEXT[: NEW_TEXT.index("Timings")] + f"Delegate internal: \n{INSIDES}", "cut short"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        (changed(NEW_TEXT, ("        3\t", "        2\t")), "mean of the runs|share"),
+        (changed(NEW_TEXT, ("    0.100\t", "    0.110\t")), "mean of the runs|share"),
+        (changed(NEW_TEXT, ("     0.000\t        3\t", "        3\t")), "columns are swapped"),
+        (changed(SUBGRAPHS, (" 0.150\t 30.000%", " 0.150 30.000")), "not a row"),
+        (NEW_TEXT[: NEW_TEXT.index("Timings")] + f"Delegate internal: \n{INSIDES}", "cut short"),
+    ],
+)
 def test_tflite_profiles_that_contradict_themselves_are_refused(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(ParseError, match=reason):
         record(tmp_path, "net.txt", TFLITE + text)
@@ -241,12 +247,15 @@ def test_tflite_series_of_one_run_and_of_equal_ones(tmp_path: Path) -> None:
     assert (latency(found), found.costs["latency_ms"].n, found.flags) == (0.014, 50, ())
 
 
-@pytest.mark.parametrize("series", [
-    "count=1 curr=610 p5=610 median=611 p95=610",
-    "count=1 curr=610 p5=610 p95=610",
-    "count=4 curr=610 p5=610 median=610 p95=610",
-    "count=4 first=610 curr=590 min=580 max=610 avg=592.5 std=11 p-5=590",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "series",
+    [
+        "count=1 curr=610 p5=610 median=611 p95=610",
+        "count=1 curr=610 p5=610 p95=610",
+        "count=4 curr=610 p5=610 median=610 p95=610",
+        "count=4 first=610 curr=590 min=580 max=610 avg=592.5 std=11 p-5=590",
+    ],
+)
 def test_tflite_series_that_lack_figures_are_refused(tmp_path: Path, series: str) -> None:
     with pytest.raises(ParseError, match=r"order|missing|cannot be read"):
         record(tmp_path, "a.txt", changed(TFLITE, (WARM, series), ("(avg): 592.5", "(avg): 610")))
@@ -356,17 +365,27 @@ def test_openvino_latency_under_load_is_flagged(tmp_path: Path) -> None:
 def nodes(layers: int) -> dict[str, Any]:
     """A table of counters as the C++ tool writes it: keys sorted, numbers as numbers."""
     found = [
-        {"cpu_time": 0.1, "exec_type": "jit", "name": f"layer {n} {'x' * 80}", "node_type": "Convolution",
-         "real_time": 0.012, "status": "EXECUTED"} for n in range(layers)
-    ]  # fmt: skip
+        {
+            "cpu_time": 0.1,
+            "exec_type": "jit",
+            "name": f"layer {n} {'x' * 80}",
+            "node_type": "Convolution",
+            "real_time": 0.012,
+            "status": "EXECUTED",
+        }
+        for n in range(layers)
+    ]
     return {"nodes": found, "total_cpu_time": 0.1 * layers, "total_real_time": round(0.012 * layers, 3)}
 
 
-@pytest.mark.parametrize("report", [
-    {"avg_performance": nodes(50), "report_type": "average"},
-    {"detailed_performance": [nodes(50), nodes(50)], "report_type": "detailed"},
-    {"detailed_performance": [nodes(50)]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"avg_performance": nodes(50), "report_type": "average"},
+        {"detailed_performance": [nodes(50), nodes(50)], "report_type": "detailed"},
+        {"detailed_performance": [nodes(50)]},
+    ],
+)
 def test_openvino_counters_as_cpp_writes_them(tmp_path: Path, report: dict[str, Any]) -> None:
     assert latency(record(tmp_path, "a_counters.json", json.dumps(report, indent=4))) == pytest.approx(0.6)
 
@@ -553,10 +572,12 @@ def test_openvino_runs_on_what_device_json_names(tmp_path: Path) -> None:
     report = parse([tmp_path / "net"])
     assert report.entries[0].record.device == "" and report.environment["target"]["device"] == "Xeon X"
     for asked, ran, runtime in (
-        ("GPU.0", "['GPU.0']", "openvino-gpu"), ("AUTO", "['GPU.0']", "openvino-gpu"),
+        ("GPU.0", "['GPU.0']", "openvino-gpu"),
+        ("AUTO", "['GPU.0']", "openvino-gpu"),
         ("AUTO:NPU,CPU", "['CPU']", "openvino"),
-        ("MULTI:CPU,GPU", "['CPU', 'GPU.0']", "openvino-cpu-gpu"), ("AUTO", "", "openvino-auto"),
-    ):  # fmt: skip
+        ("MULTI:CPU,GPU", "['CPU', 'GPU.0']", "openvino-cpu-gpu"),
+        ("AUTO", "", "openvino-auto"),
+    ):
         for path in NET.glob("benchmark_*"):
             text = path.read_text().replace("target device;CPU", f"target device;{asked}")
             lines = (line for line in text.splitlines() if ran or "Execution Devices" not in line)
@@ -608,9 +629,7 @@ def test_openvino_takes_a_batch_without_a_layout_for_one_image(
 @pytest.mark.parametrize(
     ("column", "milliseconds"), [("time (us)", 0.85), ("t_ns", 0.00085), ("ms", 850.0), ("t", 850.0)]
 )
-def test_a_column_of_costs_is_in_the_unit_that_its_name_says(
-    tmp_path: Path, column: str, milliseconds: float
-) -> None:
+def test_a_column_of_costs_is_in_the_unit_that_its_name_says(tmp_path: Path, column: str, milliseconds: float) -> None:
     (tmp_path / "a.csv").write_text(f"block,{column}\nmine,850\n")
     mapping = ColumnMapping(subject="block", metrics={"latency_ms": column})
     assert latency(parse([tmp_path / "a.csv"], mapping=mapping).entries[0].record) == pytest.approx(milliseconds)

@@ -104,11 +104,17 @@ def test_a_table_does_not_replace_another_document(tmp_path: Path) -> None:
         table.save(tmp_path / "own.csv")
 
 
-@pytest.mark.parametrize("text, why", [
-    ('{"a": NaN}', "NaN"), ('{"a": -Infinity}', "Infinity"), ('{"a": 1e400}', "1e400"),
-    ('{"a": "\\ud800"}', "surrogate"), ('{"a": ' + "[" * 100_000, "nested too deeply|not a readable"),
-    ('{"a": 1, "a": 2}', "twice"),
-])
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ('{"a": NaN}', "NaN"),
+        ('{"a": -Infinity}', "Infinity"),
+        ('{"a": 1e400}', "1e400"),
+        ('{"a": "\\ud800"}', "surrogate"),
+        ('{"a": ' + "[" * 100_000, "nested too deeply|not a readable"),
+        ('{"a": 1, "a": 2}', "twice"),
+    ],
+)
 def test_json_that_could_not_be_written_again_is_refused(tmp_path: Path, text: str, why: str) -> None:
     write_text(tmp_path / "x.json", text)
     with pytest.raises(InputError, match=why):
@@ -126,10 +132,20 @@ class Settings(Config):
     epochs: int = 1
 
 
-@pytest.mark.parametrize("text", [
-    "epochs: 2020-13-45", "epochs: 2020-01-01T99:99:99Z", "epochs: 0x_", "epochs: !!float abc", "epochs: !!bool maybe",
-    "epochs: !!timestamp abc", "epochs: " + "9" * 5000, "epochs: " + "[" * 5000, "epochs: &a [*a]",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epochs: 2020-13-45",
+        "epochs: 2020-01-01T99:99:99Z",
+        "epochs: 0x_",
+        "epochs: !!float abc",
+        "epochs: !!bool maybe",
+        "epochs: !!timestamp abc",
+        "epochs: " + "9" * 5000,
+        "epochs: " + "[" * 5000,
+        "epochs: &a [*a]",
+    ],
+)
 def test_whatever_yaml_stumbles_over_is_one_line(tmp_path: Path, text: str) -> None:
     write_text(tmp_path / "c.yaml", text)
     with pytest.raises(InputError, match=r"c\.yaml.*not readable as YAML"):
@@ -149,10 +165,16 @@ def test_aliases_do_not_multiply_without_end(tmp_path: Path) -> None:
     assert len(str(fault.value)) < 300
 
 
-@pytest.mark.parametrize("change, why", [
-    ({"batch": 0}, "batch 0"), ({"threads": -4}, "-4 threads"), ({"precision": ""}, "precision ''"),
-    ({"cache": "hot"}, "target.cache"), ({"origin": "heard"}, "target.origin"),
-])
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"batch": 0}, "batch 0"),
+        ({"threads": -4}, "-4 threads"),
+        ({"precision": ""}, "precision ''"),
+        ({"cache": "hot"}, "target.cache"),
+        ({"origin": "heard"}, "target.origin"),
+    ],
+)
 def test_no_device_runs_like_that(change: dict[str, object], why: str) -> None:
     with pytest.raises(InputError, match=why):
         Target.from_json({"device": "board", "runtime": "torch", **change})
@@ -171,15 +193,20 @@ def test_truth_is_no_number() -> None:
         numbers([1.0, True], "latency_ms", Path("x.csv"))
 
 
-@pytest.mark.parametrize("arguments", [
-    ["search", "--space", "nasbench201", "--accuracy", "macs_m", "--cost", "a" * 5000, "--out", "found"],
-    ["spaces", "nasbench-macro:resolution=1" + "0" * 400], ["spaces", "mnasnet:num_classes=1000000000000"],
-    ["profile", "--space", "fbnet:head=1000000000000", "--device", "file", "--emit", "bundle"],
-    ["profile", "--space", "nasbench201", "--out", "run", "--time-limit", "inf"],
-    ["export", "x", "--space", "nasbench201", "--out", "n.onnx", "--batch", "99999999999999999999"],
-])
-def test_absurd_sizes_are_bad_input(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                    capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["search", "--space", "nasbench201", "--accuracy", "macs_m", "--cost", "a" * 5000, "--out", "found"],
+        ["spaces", "nasbench-macro:resolution=1" + "0" * 400],
+        ["spaces", "mnasnet:num_classes=1000000000000"],
+        ["profile", "--space", "fbnet:head=1000000000000", "--device", "file", "--emit", "bundle"],
+        ["profile", "--space", "nasbench201", "--out", "run", "--time-limit", "inf"],
+        ["export", "x", "--space", "nasbench201", "--out", "n.onnx", "--batch", "99999999999999999999"],
+    ],
+)
+def test_absurd_sizes_are_bad_input(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(arguments) == 2
     assert len(capsys.readouterr().err) < 500 and not list(tmp_path.iterdir())
@@ -213,13 +240,16 @@ def test_replacing_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments, why", [
-    (["profile", "--space", "nasbench201", "--device", "file", "--emit", "b", "--runtime", "nope"], "runtime nope"),
-    (["verify", ".", "--store", "nowhere.sqlite"], "does not exist"),
-])
-def test_options_that_would_change_nothing_are_refused(arguments: list[str], why: str, tmp_path: Path,
-                                                       monkeypatch: pytest.MonkeyPatch,
-                                                       capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments, why",
+    [
+        (["profile", "--space", "nasbench201", "--device", "file", "--emit", "b", "--runtime", "nope"], "runtime nope"),
+        (["verify", ".", "--store", "nowhere.sqlite"], "does not exist"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(
+    arguments: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(arguments) == 2
     assert why in capsys.readouterr().err and not list(tmp_path.iterdir())

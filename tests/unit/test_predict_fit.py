@@ -22,8 +22,16 @@ from hwnas.predict.intervals import Calibration, folds_of, left_to_learn
 from hwnas.spaces import SearchSpace, get_space
 
 METRICS = {
-    "rmse", "mape", "medape", "within_5", "within_10", "spearman", "kendall", "coverage_90", "interval_score_90",
-}  # fmt: skip
+    "rmse",
+    "mape",
+    "medape",
+    "within_5",
+    "within_10",
+    "spearman",
+    "kendall",
+    "coverage_90",
+    "interval_score_90",
+}
 
 
 def table_of(space: SearchSpace) -> CostTable:
@@ -104,11 +112,13 @@ def test_copies_of_one_measurement_are_left_out(tmp_path: Path, space: SearchSpa
 
 def test_swapped_middle_nodes_cost_the_same() -> None:
     space = get_space("nasbench201")
-    cells = space.parse_many([
-        "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|",
-        "|skip_connect~0|+|nor_conv_3x3~0|none~1|+|none~0|nor_conv_1x1~1|avg_pool_3x3~2|",
-        "|skip_connect~0|+|nor_conv_3x3~0|skip_connect~1|+|none~0|nor_conv_1x1~1|avg_pool_3x3~2|",
-    ])  # fmt: skip
+    cells = space.parse_many(
+        [
+            "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|",
+            "|skip_connect~0|+|nor_conv_3x3~0|none~1|+|none~0|nor_conv_1x1~1|avg_pool_3x3~2|",
+            "|skip_connect~0|+|nor_conv_3x3~0|skip_connect~1|+|none~0|nor_conv_1x1~1|avg_pool_3x3~2|",
+        ]
+    )
     same = space.equal_cost(cells)
     assert (same[0] == same[1]).all() and (same[2] == cells[2]).all()
     everything = space.equal_cost(np.stack(np.meshgrid(*[range(5)] * 6), -1).reshape(-1, 6))

@@ -24,8 +24,9 @@ from hwnas.spaces import get_space
 
 KEY = "board"
 START_S = 120
-QUICK = Effort(sessions=2, goal=1.0, time_limit_s=0.02, batch_blocks=2,
-               pace=Pace(block_s=0.001, least=2, warmup_s=0.01))
+QUICK = Effort(
+    sessions=2, goal=1.0, time_limit_s=0.02, batch_blocks=2, pace=Pace(block_s=0.001, least=2, warmup_s=0.01)
+)
 needs_tvm = pytest.mark.skipif(not backends.get("tvm").version(), reason="tvm: apache-tvm is not installed")
 
 
@@ -36,8 +37,11 @@ def free_port() -> int:
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", f"tvm.exec.{module}", "--host", "127.0.0.1", *arguments],
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", f"tvm.exec.{module}", "--host", "127.0.0.1", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -57,8 +61,9 @@ def boards():
         await_port(port)
         for _ in range(2):
             own = free_port()
-            processes.append(start("rpc_server", "--port", str(own), "--port-end", str(own + 1), "--tracker", address,
-                                   "--key", KEY))
+            processes.append(
+                start("rpc_server", "--port", str(own), "--port-end", str(own + 1), "--tracker", address, "--key", KEY)
+            )
         wait_for(address, 2)
         yield address, processes[1:]
     finally:
@@ -126,11 +131,26 @@ def test_boards_share_a_campaign_and_one_of_them_is_killed(boards, tmp_path, mon
 def test_what_is_not_there_is_one_line(boards, tmp_path, capsys):
     address, _ = boards
     nobody = f"127.0.0.1:{free_port()}"
-    for remote, key, said in ((address, "rpi4", f"no board is registered as 'rpi4' at the tracker {address}"),
-                              (nobody, KEY, f"no RPC tracker answers at {nobody}")):
+    for remote, key, said in (
+        (address, "rpi4", f"no board is registered as 'rpi4' at the tracker {address}"),
+        (nobody, KEY, f"no RPC tracker answers at {nobody}"),
+    ):
         out = tmp_path / "run"
-        code = command(["profile", "--space", "nasbench201", "--runtime", "tvm", "--remote", remote, "--key", key,
-                        "--out", str(out)])
+        code = command(
+            [
+                "profile",
+                "--space",
+                "nasbench201",
+                "--runtime",
+                "tvm",
+                "--remote",
+                remote,
+                "--key",
+                key,
+                "--out",
+                str(out),
+            ]
+        )
         lines = capsys.readouterr().err.splitlines()
         assert code == 2 and len(lines) == 1 and said in lines[0], lines
         assert not out.exists()

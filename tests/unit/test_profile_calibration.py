@@ -66,9 +66,18 @@ def test_it_is_forgotten(monkeypatch):
     assert recall("cpu") is None
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "nonsense", '{"x": 1}', '{"KEY": {"typical_ms": "fast"}}',
-                                     '{"KEY": {"typical_ms": 0.02, "seen": 0, "at": 9e9}}',
-                                     '{"KEY": {"typical_ms": -1.0, "seen": 900, "at": 9e9}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1]",
+        "nonsense",
+        '{"x": 1}',
+        '{"KEY": {"typical_ms": "fast"}}',
+        '{"KEY": {"typical_ms": 0.02, "seen": 0, "at": 9e9}}',
+        '{"KEY": {"typical_ms": -1.0, "seen": 900, "at": 9e9}}',
+    ],
+)
 def test_a_broken_cache_is_no_matter(content):
     calibration.cache_file().parent.mkdir(parents=True)
     calibration.cache_file().write_text(content.replace("KEY", calibration._key("cpu")))

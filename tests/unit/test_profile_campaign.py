@@ -61,8 +61,10 @@ def campaign(path, *names: str, effort: Effort = EFFORT, series: int = 0, seed: 
 def results(store, subjects, series=0):
     history = History(store, TARGET)
     items = store.items(history.target, series)
-    return ({subject.name: m for subject, m in history.measurements(subjects, series=series).items()},
-            {subject.name: store.samples(items[subject.id]) for subject in subjects})
+    return (
+        {subject.name: m for subject, m in history.measurements(subjects, series=series).items()},
+        {subject.name: store.samples(items[subject.id]) for subject in subjects},
+    )
 
 
 def children() -> list[psutil.Process]:
@@ -83,7 +85,8 @@ def test_rounds_are_interleaved(tmp_path):
     _, samples = campaign(tmp_path / "s", "ok 1", "ok 2", "ok 3", seed=3)
     rounds = sorted((s.session, s.round, s.started, name) for name, many in samples.items() for s in many)
     assert [(session, number) for session, number, *_ in rounds] == [
-        (session, number) for session in (0, 1) for number in range(5) for _ in range(3)]
+        (session, number) for session in (0, 1) for number in range(5) for _ in range(3)
+    ]
     assert len({tuple(r[3] for r in rounds[i : i + 3]) for i in range(0, len(rounds), 3)}) > 1
 
 
@@ -95,16 +98,19 @@ def test_the_circumstances_are_recorded(tmp_path):
     assert len(first["pinned_to"]) == 1 or sys.platform != "linux"
 
 
-@pytest.mark.parametrize(("culprit", "reason"), [
-    ("crash", "SIGABRT"),
-    ("crash-run", "SIGABRT"),
-    ("exit", "exit code 3"),
-    ("raise", "ValueError: cannot be compiled:"),
-    ("raise-run", "ValueError"),
-    ("hang", "hung"),
-    ("hang-run", "hung"),
-    ("eat", "Memory"),
-])
+@pytest.mark.parametrize(
+    ("culprit", "reason"),
+    [
+        ("crash", "SIGABRT"),
+        ("crash-run", "SIGABRT"),
+        ("exit", "exit code 3"),
+        ("raise", "ValueError: cannot be compiled:"),
+        ("raise-run", "ValueError"),
+        ("hang", "hung"),
+        ("hang-run", "hung"),
+        ("eat", "Memory"),
+    ],
+)
 def test_a_subject_that_kills_its_worker_fails_alone(tmp_path, culprit, reason):
     effort = Effort(chunk=4, limits=Limits(timeout_s=2.0 if "hang" in culprit else 60.0, memory_share=0.05))
     found, samples = campaign(tmp_path / "s", "ok 1", "ok 2", culprit, "ok 3", effort=effort)
@@ -146,10 +152,12 @@ def test_series_are_independent(tmp_path):
 
 
 def start(path, seed: int, real_s: float = 0.0005) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FAKES), str(FAKES.parents[1])]),
-                   "HWNAS_FAKE_REAL_S": str(real_s)}
-    return subprocess.Popen([sys.executable, "-c", RUN, str(path), str(seed)], env=environment,
-                            stderr=subprocess.PIPE)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(FAKES), str(FAKES.parents[1])]),
+        "HWNAS_FAKE_REAL_S": str(real_s),
+    }
+    return subprocess.Popen([sys.executable, "-c", RUN, str(path), str(seed)], env=environment, stderr=subprocess.PIPE)
 
 
 def blocks_in(path) -> int:

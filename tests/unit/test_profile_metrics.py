@@ -112,8 +112,12 @@ def test_power_at_rest_is_subtracted_and_recorded():
 
 
 def test_rapl_adds_packages_and_memory_and_survives_a_counter_that_wraps(tmp_path, monkeypatch):
-    for folder, name, value in (("intel-rapl:0", "package-0", 990_000), ("intel-rapl:0:0", "core", 5),
-                                ("intel-rapl:0:1", "dram", 0), ("intel-rapl:1", "psys", 7)):
+    for folder, name, value in (
+        ("intel-rapl:0", "package-0", 990_000),
+        ("intel-rapl:0:0", "core", 5),
+        ("intel-rapl:0:1", "dram", 0),
+        ("intel-rapl:1", "psys", 7),
+    ):
         (tmp_path / folder).mkdir()
         for file, text in (("name", name), ("energy_uj", value), ("max_energy_range_uj", 999_999)):
             (tmp_path / folder / file).write_text(f"{text}\n")
@@ -191,8 +195,9 @@ def test_energy_of_an_external_log(tmp_path):
 def test_what_cannot_be_measured_is_in_the_table_as_unmeasurable(tmp_path, monkeypatch):
     monkeypatch.setattr(Rapl, "root", tmp_path / "absent")
     quick = Effort(sessions=1, goal=0.5, time_limit_s=0.01, pace=Pace(block_s=0.001, least=3))
-    run = profile("nasbench-macro", tmp_path / "run", networks=1, effort=quick,
-                  metrics=("latency_ms", "energy_mj", "memory_mib"))
+    run = profile(
+        "nasbench-macro", tmp_path / "run", networks=1, effort=quick, metrics=("latency_ms", "energy_mj", "memory_mib")
+    )
     table = CostTable.load(tmp_path / "run")
     assert table.metrics == ("latency_ms", "energy_mj", "memory_mib")
     for row in table.rows.values():
@@ -206,10 +211,13 @@ def test_what_cannot_be_measured_is_in_the_table_as_unmeasurable(tmp_path, monke
     assert networks["memory_mib"][0] > 0
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"metrics": ["latency"]}, "did you mean 'latency_ms'"),
-    ({"power_log": "absent.csv"}, "no power log"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": ["latency"]}, "did you mean 'latency_ms'"),
+        ({"power_log": "absent.csv"}, "no power log"),
+    ],
+)
 def test_bad_metrics_are_refused_before_anything_is_measured(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         profile("nasbench-macro", tmp_path / "run", **options)
@@ -224,29 +232,35 @@ def log(tmp_path, text):
     return MeterLog.load(tmp_path / "log.csv")
 
 
-@pytest.mark.parametrize("text", [
-    f"{NOW},5\n{NOW + 1},6\n{NOW + 2},7",
-    f"time,watts\n{NOW},5\n{NOW + 1},6\n",
-    f"\ufeffWatts, Timestamp\n5,{NOW}\n6,{NOW + 1}\n",
-    "time,watts\r\n2026-11-18T13:06:40+02:00,5\r\n2026-11-18T11:06:41Z,6\r\n",
-    f"{NOW},5,on\n\n{NOW + 1},6,on\n{NOW + 2},",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{NOW},5\n{NOW + 1},6\n{NOW + 2},7",
+        f"time,watts\n{NOW},5\n{NOW + 1},6\n",
+        f"\ufeffWatts, Timestamp\n5,{NOW}\n6,{NOW + 1}\n",
+        "time,watts\r\n2026-11-18T13:06:40+02:00,5\r\n2026-11-18T11:06:41Z,6\r\n",
+        f"{NOW},5,on\n\n{NOW + 1},6,on\n{NOW + 2},",
+    ],
+)
 def test_logs_that_are_read(tmp_path, text):
     read = log(tmp_path, text)
     assert read.watts.tolist() == [5, 6] and read.spacing_s == 1
     assert read.joules(read.times_s[0], read.times_s[1]) == pytest.approx(5.5)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("time,volts\n1,2\n", r"log\.csv:1: the header"),
-    (f"{NOW},5\n{NOW},6\n", r"log\.csv:2: sample times do not increase"),
-    (f"{NOW},5\n{NOW + 1}\n", r"log\.csv:2: .* is no sample"),
-    (f"{NOW},-5\n", "no power that a meter shows"),
-    (f"{NOW},nan\n", "no power that a meter shows"),
-    (f"{NOW},much\n", "no number of watts"),
-    ("2026-11-18T11:06:41,5\n", "offset"),
-    ("1x,5\n", "no time"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("time,volts\n1,2\n", r"log\.csv:1: the header"),
+        (f"{NOW},5\n{NOW},6\n", r"log\.csv:2: sample times do not increase"),
+        (f"{NOW},5\n{NOW + 1}\n", r"log\.csv:2: .* is no sample"),
+        (f"{NOW},-5\n", "no power that a meter shows"),
+        (f"{NOW},nan\n", "no power that a meter shows"),
+        (f"{NOW},much\n", "no number of watts"),
+        ("2026-11-18T11:06:41,5\n", "offset"),
+        ("1x,5\n", "no time"),
+    ],
+)
 def test_logs_that_are_refused(tmp_path, text, message):
     with pytest.raises(ParseError, match=message):
         log(tmp_path, text)
@@ -532,10 +546,13 @@ def test_a_gpu_runtime_that_is_not_there_is_one_line(monkeypatch):
     from hwnas.profile.device import local_target
 
     monkeypatch.setattr("hwnas.profile.device.gpus", lambda: ["NVIDIA Fake"])
-    wrong = [("onnxruntime", Settings("gpu", "int8"), "int8"), ("onnxruntime-tensorrt", Settings(), "not on cpu"),
-             ("onnxruntime", Settings(cache="cold"), "by torch or torch-compile on gpu only; leave --cache"),
-             ("onnxruntime", Settings(cache="frozen"), "a cache is warm or cold, not frozen"),
-             ("torch", Settings(graphs=True), "by torch or torch-compile on gpu only; leave --graphs")]
+    wrong = [
+        ("onnxruntime", Settings("gpu", "int8"), "int8"),
+        ("onnxruntime-tensorrt", Settings(), "not on cpu"),
+        ("onnxruntime", Settings(cache="cold"), "by torch or torch-compile on gpu only; leave --cache"),
+        ("onnxruntime", Settings(cache="frozen"), "a cache is warm or cold, not frozen"),
+        ("torch", Settings(graphs=True), "by torch or torch-compile on gpu only; leave --graphs"),
+    ]
     if "CUDAExecutionProvider" not in pytest.importorskip("onnxruntime").get_available_providers():
         wrong.append(("onnxruntime", Settings("gpu"), "install onnxruntime-gpu"))
     for runtime, settings, message in wrong:
@@ -550,8 +567,9 @@ def test_a_gpu_runtime_that_is_not_there_is_one_line(monkeypatch):
 def chain(*nodes, shape=("N", 4, 8, 8)):
     """A model of (operator, inputs, output) nodes over inputs `x` of one shape."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "out")]
-    graph = helper.make_graph([helper.make_node(op, list(ins), [out]) for op, ins, out in nodes], "g",
-                              values[:1], values[1:])
+    graph = helper.make_graph(
+        [helper.make_node(op, list(ins), [out]) for op, ins, out in nodes], "g", values[:1], values[1:]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     return onnx.ModelProto.SerializeToString(model)
 

@@ -44,12 +44,21 @@ def test_the_folder_holds_table_networks_and_samples(folder):
     networks = run.networks().to_pydict()
     assert networks["space"] == [space.spec] * 3
     assert networks["arch"] == [space.format(row) for row in random_networks(space, 3, 0)]
-    assert all(low <= value <= high for low, value, high in zip(
-        networks["latency_ms_low"], networks["latency_ms"], networks["latency_ms_high"], strict=True))
+    assert all(
+        low <= value <= high
+        for low, value, high in zip(
+            networks["latency_ms_low"], networks["latency_ms"], networks["latency_ms_high"], strict=True
+        )
+    )
     assert sum(value is not None for value in networks["latency_ms_repeat"]) == 2
     assert run.noise().pairs == 2
     assert {path.name for path in folder.iterdir()} == {
-        "run.json", "samples.sqlite", "table.csv", "table.json", "networks.parquet"}
+        "run.json",
+        "samples.sqlite",
+        "table.csv",
+        "table.json",
+        "networks.parquet",
+    }
 
 
 def test_the_same_command_measures_nothing_twice(folder, tmp_path):
@@ -87,8 +96,10 @@ def test_another_space_is_added_and_what_they_share_is_measured_once(folder, tmp
         items = store.items(1, 0)
     shared = set(get_space(SPACE).primitives()) & set(get_space("nasbench201").primitives())
     for primitive in shared:
-        assert blocks(out / "samples.sqlite")[items[Subject.primitive(primitive).id]] == before[
-            items[Subject.primitive(primitive).id]]
+        assert (
+            blocks(out / "samples.sqlite")[items[Subject.primitive(primitive).id]]
+            == before[items[Subject.primitive(primitive).id]]
+        )
 
 
 def test_another_target_in_the_same_folder_is_refused(folder):
@@ -159,16 +170,19 @@ def test_a_space_smaller_than_the_sample_is_refused():
         random_networks(get_space(SPACE), 7000, 0)
 
 
-@pytest.mark.parametrize(("options", "error", "message"), [
-    ({"settings": Settings(device="gpu")}, UnavailableError, "GPU"),
-    ({"settings": Settings(device="tpu")}, UnavailableError, "tpu"),
-    ({"settings": Settings(precision="fp3")}, UnavailableError, "fp3"),
-    ({"settings": Settings(batch=0)}, InputError, "batch"),
-    ({"settings": Settings(threads=10_000)}, InputError, "threads"),
-    ({"runtime": "onnxruntim"}, UnknownNameError, "onnxruntime"),
-    ({"networks": 7000}, InputError, "has only 6561"),
-    ({"networks": -1}, InputError, "counts"),
-])
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"settings": Settings(device="gpu")}, UnavailableError, "GPU"),
+        ({"settings": Settings(device="tpu")}, UnavailableError, "tpu"),
+        ({"settings": Settings(precision="fp3")}, UnavailableError, "fp3"),
+        ({"settings": Settings(batch=0)}, InputError, "batch"),
+        ({"settings": Settings(threads=10_000)}, InputError, "threads"),
+        ({"runtime": "onnxruntim"}, UnknownNameError, "onnxruntime"),
+        ({"networks": 7000}, InputError, "has only 6561"),
+        ({"networks": -1}, InputError, "counts"),
+    ],
+)
 def test_bad_requests_are_one_line_and_leave_nothing(tmp_path, options, error, message, monkeypatch):
     monkeypatch.setattr("hwnas.profile.device.gpus", lambda: [])
     with pytest.raises(error) as raised:
@@ -190,12 +204,18 @@ def test_a_folder_that_cannot_be_made():
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [
-    "{", "[]", "{}", '{"kind": "profile_run", "schema": 1}',
-    '{"kind": "profile_run", "schema": 1, "requests": 3, "target": {}, "store": "s", "goal": 1}',
-    '{"kind": "profile_run", "schema": 1, "requests": [], "target": {}, "store": "s", "goal": 1, "metrics": null}',
-    '{"kind": "profile_run", "schema": 1, "requests": [{"space": 3, "chosen": []}], "target": 0, "store": 0}',
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"kind": "profile_run", "schema": 1}',
+        '{"kind": "profile_run", "schema": 1, "requests": 3, "target": {}, "store": "s", "goal": 1}',
+        '{"kind": "profile_run", "schema": 1, "requests": [], "target": {}, "store": "s", "goal": 1, "metrics": null}',
+        '{"kind": "profile_run", "schema": 1, "requests": [{"space": 3, "chosen": []}], "target": 0, "store": 0}',
+    ],
+)
 def test_a_run_that_is_none(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(InputError, match=r"run\.json"):
@@ -249,8 +269,9 @@ def test_doctor_says_so_where_the_sentinel_cannot_be_watched(monkeypatch):
 
 def test_a_watcher_ends_with_its_parent():
     command = [sys.executable, "-c", doctor.WATCHER]
-    done = subprocess.run(command, env=worker_environment(1), timeout=60, check=True, stdout=subprocess.PIPE,
-                          input=b"0.001\n")
+    done = subprocess.run(
+        command, env=worker_environment(1), timeout=60, check=True, stdout=subprocess.PIPE, input=b"0.001\n"
+    )
     assert json.loads(done.stdout)[0] > 0
 
 

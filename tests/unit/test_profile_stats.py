@@ -72,8 +72,13 @@ def test_what_feels_a_part_of_the_drift_is_corrected_by_that_part(speeds, truth,
 
 def drifting(felt: float, subjects: int, rng: np.random.Generator, slowest: float = 1.25) -> list[list[Block]]:
     """Subjects of different latencies, in fifteen blocks each, at speeds that change from block to block."""
-    return [[block(truth * speed**felt * rng.normal(1, 0.01), *(speed * rng.normal(1, 0.005, 2)))
-             for speed in rng.uniform(1, slowest, 15)] for truth in rng.uniform(0.1, 5, subjects)]
+    return [
+        [
+            block(truth * speed**felt * rng.normal(1, 0.01), *(speed * rng.normal(1, 0.005, 2)))
+            for speed in rng.uniform(1, slowest, 15)
+        ]
+        for truth in rng.uniform(0.1, 5, subjects)
+    ]
 
 
 def test_the_response_is_learnt_from_much_and_expected_of_little():
@@ -86,8 +91,16 @@ def test_the_response_is_learnt_from_much_and_expected_of_little():
 
 def test_the_response_is_expected_where_nothing_tells():
     held = Block(0, 10, 9.0, 0.01, 1.2, 1.2, "hot")
-    for subjects in ([], [[]], [[block(1.0)]], [[block(1.0), block(1.1)]], [[block(1.0, math.nan, math.nan)] * 9],
-                     [[block(1.0)] * 9], [[block(0.0, 1.1, 1.1)] * 9], [[held] * 9]):
+    for subjects in (
+        [],
+        [[]],
+        [[block(1.0)]],
+        [[block(1.0), block(1.1)]],
+        [[block(1.0, math.nan, math.nan)] * 9],
+        [[block(1.0)] * 9],
+        [[block(0.0, 1.1, 1.1)] * 9],
+        [[held] * 9],
+    ):
         assert response(subjects, 0.7) == pytest.approx(0.7, abs=1e-6)
 
 
@@ -106,8 +119,15 @@ def test_with_enough_sessions_the_interval_is_between_them():
         hits = 0
         for _ in range(300):
             levels = rng.normal(1, 0.02, sessions)
-            found = measure([block(level * rng.normal(1, 0.002), session=session)
-                             for session, level in enumerate(levels) for _ in range(10)], FULL, 0.02)
+            found = measure(
+                [
+                    block(level * rng.normal(1, 0.002), session=session)
+                    for session, level in enumerate(levels)
+                    for _ in range(10)
+                ],
+                FULL,
+                0.02,
+            )
             hits += found.low <= 1 <= found.high
         return hits / 300
 

@@ -80,8 +80,10 @@ def test_two_processes_never_hold_the_same_subject(store):
 
 def test_a_claim_ends_with_its_process(store):
     items = list(store.ask(store.target(TARGET), 0, "ab").values())
-    code = ("import sys, os, signal\nfrom hwnas.profile.store import Store\n"
-            f"Store(sys.argv[1]).claim({items}, 9)\nos.kill(os.getpid(), signal.SIGKILL)")
+    code = (
+        "import sys, os, signal\nfrom hwnas.profile.store import Store\n"
+        f"Store(sys.argv[1]).claim({items}, 9)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
     subprocess.run([sys.executable, "-c", code, str(store.path)], check=False)
     assert store._all("SELECT COUNT(*) FROM claim") == [(2,)]
     assert store.claim(items, 9) == items
@@ -99,8 +101,11 @@ def one_line(error: pytest.ExceptionInfo[StoreError]) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"this is not a database, and long enough to be looked at" * 40,
-                                     b"SQLite format 3\0" + b"\xff" * 4000], ids=["text", "header only"])
+@pytest.mark.parametrize(
+    "content",
+    [b"this is not a database, and long enough to be looked at" * 40, b"SQLite format 3\0" + b"\xff" * 4000],
+    ids=["text", "header only"],
+)
 def test_a_corrupt_store_is_one_line_and_left_alone(tmp_path, content):
     path = tmp_path / "samples.sqlite"
     path.write_bytes(content)

@@ -39,8 +39,9 @@ def test_a_tuned_kernel_is_right_and_its_records_are_used_again(tmp_path, monkey
     monkeypatch.setattr(tvm_tuning, "_tune", lambda *_: pytest.fail("tuned again"))
     for trials in (1, 3):
         again = Tvm(Settings(trials=trials, records=settings.records))
-        np.testing.assert_array_equal(np.asarray(again.run(again.compile(subject))[0]),
-                                      np.asarray(backend.run(model)[0]))
+        np.testing.assert_array_equal(
+            np.asarray(again.run(again.compile(subject))[0]), np.asarray(backend.run(model)[0])
+        )
 
 
 def records_of(folder):

@@ -27,8 +27,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     population = SPACE.distinct(SPACE.sample(400, rng))
     latency = SPACE.macs(population) / 1e8 * rng.normal(1, 0.02, len(population))
-    columns = {"arch": [SPACE.format(row) for row in population], "latency_ms": latency,
-               "top1_acc": 20 + 4 * np.log(SPACE.parameters(population))}  # fmt: skip
+    columns = {
+        "arch": [SPACE.format(row) for row in population],
+        "latency_ms": latency,
+        "top1_acc": 20 + 4 * np.log(SPACE.parameters(population)),
+    }
     parquet.write_table(pa.table(columns), folder / "networks.parquet")
     rows = {p.key: {"latency_ms": Cost(p.macs / 1e8 + 0.01, verdict="imported")} for p in SPACE.primitives()}
     rows[next(iter(rows))] = {"latency_ms": Cost(math.nan, verdict="failed")}
@@ -67,8 +70,13 @@ def test_heat_map_has_a_cell_for_each_measured_primitive(folder: Path) -> None:
     trace = figures.table_heatmap(table, "latency_ms")["data"][0]
     shown = [value for row in trace["z"] for value in row if value is not None]
     assert len(shown) == len(table.rows) - 1
-    assert sum(shown) == pytest.approx(sum(r["latency_ms"].value for r in table.rows.values() if r["latency_ms"].n == 0
-                                           and math.isfinite(r["latency_ms"].value)))  # fmt: skip
+    assert sum(shown) == pytest.approx(
+        sum(
+            r["latency_ms"].value
+            for r in table.rows.values()
+            if r["latency_ms"].n == 0 and math.isfinite(r["latency_ms"].value)
+        )
+    )
 
 
 def test_certificates_show_budget_prediction_and_interval() -> None:

@@ -82,7 +82,7 @@ def test_the_neighbourhood_is_every_change_of_one_gene() -> None:
 @pytest.mark.parametrize("columns", [1, 2, 3])
 def test_ranks_and_front_follow_from_dominance(columns: int) -> None:
     values = np.random.default_rng(0).integers(0, 12, (80, columns)).astype(float)
-    dominated = ((values[None] >= values[:, None]).all(2) & (values[None] > values[:, None]).any(2))
+    dominated = (values[None] >= values[:, None]).all(2) & (values[None] > values[:, None]).any(2)
     rank = ranks(values)
     np.testing.assert_array_equal(rank == 0, ~dominated.any(1))
     for level in range(1, rank.max() + 1):
@@ -180,8 +180,9 @@ def test_a_search_writes_a_result_that_reads_back(tmp_path: Path) -> None:
     assert again.evaluations == 500 and again.seed == 4
     best = SPACE.parse(result.best.arch)[None]
     assert result.best.accuracy == pytest.approx(simple(best)[0])
-    assert result.best.costs == pytest.approx({"macs_m": SPACE.macs(best)[0] / 1e6,
-                                               "params_m": SPACE.parameters(best)[0] / 1e6})  # fmt: skip
+    assert result.best.costs == pytest.approx(
+        {"macs_m": SPACE.macs(best)[0] / 1e6, "params_m": SPACE.parameters(best)[0] / 1e6}
+    )
     written = json.loads((tmp_path / "search.json").read_text())
     assert set(written["best"]) == {"arch", "accuracy", "costs", "certificate"}
 

@@ -188,9 +188,17 @@ def test_nothing_is_asked_twice_that_cannot_change(device: Device, monkeypatch: 
 @pytest.mark.parametrize("upper", [True, False])
 @pytest.mark.parametrize(
     ("predicted", "measured", "room"),
-    [(0.98, 0.9, True), (0.98, 0.98, False), (0.96, 0.9, True), (0.96, 0.96, False), (0.96, 0.955, False),
-     (0.99, 0.975, False), (0.8, 0.7, False), (1.0, 0.5, True)],
-)  # fmt: skip
+    [
+        (0.98, 0.9, True),
+        (0.98, 0.98, False),
+        (0.96, 0.9, True),
+        (0.96, 0.96, False),
+        (0.96, 0.955, False),
+        (0.99, 0.975, False),
+        (0.8, 0.7, False),
+        (1.0, 0.5, True),
+    ],
+)
 def test_whether_a_winner_leaves_room(upper: bool, predicted: float, measured: float, room: bool) -> None:
     """The interval ends 1 % above and below what is measured."""
     found = certificate(upper, predicted, measured)
@@ -371,9 +379,15 @@ def test_a_winner_is_measured_on_this_machine(tmp_path: Path, runtime: str) -> N
     target = local_target(runtime, Settings())
     assert local.local_settings(target) == Settings()
     result = search(
-        SPEC, ACCURACY, {"latency_ms": cost(target)}, max={"latency_ms": 500}, min={"latency_ms": 0.1}, evaluations=200,
-        measured=1, out=tmp_path,
-    )  # fmt: skip
+        SPEC,
+        ACCURACY,
+        {"latency_ms": cost(target)},
+        max={"latency_ms": 500},
+        min={"latency_ms": 0.1},
+        evaluations=200,
+        measured=1,
+        out=tmp_path,
+    )
     certificate = result.best.certificate
     assert certificate is not None and certificate["quantity"] == "latency_ms"
     assert 0.01 < certificate["low"] <= certificate["measured"] <= certificate["high"] < 500

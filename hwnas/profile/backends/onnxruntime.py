@@ -49,16 +49,24 @@ class OnnxRuntime(Backend):
         return None
 
     def compile(self, subject: Subject) -> Bound:
-        session = self._session(convert(subject.to_onnx(self.settings.batch), self.settings.precision,
-                                        self.settings.batch, symmetric=self.settings.device == "gpu"))
+        session = self._session(
+            convert(
+                subject.to_onnx(self.settings.batch),
+                self.settings.precision,
+                self.settings.batch,
+                symmetric=self.settings.device == "gpu",
+            )
+        )
         inputs = session.get_inputs()
         feeds = random_inputs([self._shape(value) for value in inputs], [TYPES[value.type] for value in inputs])
         names = [value.name for value in inputs]
         first = session.run(None, dict(zip(names, feeds, strict=True)))
         binding = session.io_binding()
         place = self._on_gpu if self.settings.device == "gpu" else self._here
-        results = [(value.name, aligned(like.shape, like.dtype.type))
-                   for value, like in zip(session.get_outputs(), first, strict=True)]
+        results = [
+            (value.name, aligned(like.shape, like.dtype.type))
+            for value, like in zip(session.get_outputs(), first, strict=True)
+        ]
         buffers = [place(binding.bind_input, name, array) for name, array in zip(names, feeds, strict=True)]
         return Bound(session, binding, buffers, [place(binding.bind_output, *each) for each in results])
 
@@ -124,5 +132,7 @@ class OnnxRuntimeTensorRT(OnnxRuntime):
     providers: ClassVar[dict[str, str]] = {"gpu": "TensorrtExecutionProvider"}
 
     def _provider_options(self) -> dict[str, Any]:
-        return {"trt_fp16_enable": self.settings.precision == "fp16",
-                "trt_int8_enable": self.settings.precision == "int8"}
+        return {
+            "trt_fp16_enable": self.settings.precision == "fp16",
+            "trt_int8_enable": self.settings.precision == "int8",
+        }

@@ -48,10 +48,16 @@ class OpenVino(Backend):
         model = Core().read_model(convert(subject.to_onnx(settings.batch), settings.precision, settings.batch))
         if model.is_dynamic():
             model.reshape({port: [settings.batch, *list(port.partial_shape)[1:]] for port in model.inputs})
-        compiled = Core().compile_model(model, "CPU", {
-            "INFERENCE_NUM_THREADS": settings.threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": HINTS[settings.precision],
-        })  # fmt: skip
+        compiled = Core().compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": settings.threads,
+                "NUM_STREAMS": 1,
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": HINTS[settings.precision],
+            },
+        )
         request = compiled.create_infer_request()
         inputs = random_inputs([tuple(port.shape) for port in compiled.inputs])
         outputs = [aligned(tuple(port.shape)) for port in compiled.outputs]

@@ -44,10 +44,15 @@ def _quantized(model: bytes, batch: int, symmetric: bool) -> bytes:
     with scratch() as folder:
         path = folder / "int8.onnx"
         quantize_static(
-            loaded, path, RandomBatches(loaded, batch), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8, weight_type=QuantType.QInt8,
+            loaded,
+            path,
+            RandomBatches(loaded, batch),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
             extra_options={"ActivationSymmetric": symmetric},
-        )  # fmt: skip
+        )
         return path.read_bytes()
 
 

@@ -78,8 +78,10 @@ class Torch(Backend):
     def compile(self, subject: Subject) -> Loaded:
         import torch
 
-        place: dict[str, Any] = {"device": "cuda" if self.driver else "cpu",
-                                 "dtype": getattr(torch, DTYPES[self.settings.precision])}
+        place: dict[str, Any] = {
+            "device": "cuda" if self.driver else "cpu",
+            "dtype": getattr(torch, DTYPES[self.settings.precision]),
+        }
         module = self._prepared(subject.build().eval().requires_grad_(False).to(**place))
         arrays = random_inputs(subject.input_shapes(self.settings.batch))
         inputs = [torch.from_numpy(array).to(**place) for array in arrays]

@@ -99,8 +99,13 @@ class Tvm(Backend):
         if self.settings.device == "gpu":
             from tvm.s_tir import dlight
 
-            rules = (dlight.gpu.Matmul, dlight.gpu.GEMV, dlight.gpu.Reduction, dlight.gpu.GeneralReduction,
-                     dlight.gpu.Fallback)
+            rules = (
+                dlight.gpu.Matmul,
+                dlight.gpu.GEMV,
+                dlight.gpu.Reduction,
+                dlight.gpu.GeneralReduction,
+                dlight.gpu.Fallback,
+            )
             module = dlight.ApplyDefaultSchedule(*(rule() for rule in rules))(module)
         return module
 
@@ -160,9 +165,16 @@ def fused(model: Any, target: Any) -> Any:
     from tvm.relax import transform
     from tvm.relax.frontend.onnx import from_onnx
 
-    passes = [transform.DecomposeOpsForInference(), transform.CanonicalizeBindings(), transform.LegalizeOps(),
-              transform.AnnotateTIROpPattern(), transform.FoldConstant(), transform.FuseOps(), transform.FuseTIR(),
-              transform.AttachAttrLayoutFreeBuffers()]
+    passes = [
+        transform.DecomposeOpsForInference(),
+        transform.CanonicalizeBindings(),
+        transform.LegalizeOps(),
+        transform.AnnotateTIROpPattern(),
+        transform.FoldConstant(),
+        transform.FuseOps(),
+        transform.FuseTIR(),
+        transform.AttachAttrLayoutFreeBuffers(),
+    ]
     with target, tvm.transform.PassContext(opt_level=3):
         return tvm.transform.Sequential(passes)(from_onnx(model))
 
