@@ -58,7 +58,7 @@ class Document:
         return found
 
 
-TRAIN_AGAIN = "delete it and repeat the command to train anew, or choose another --out"
+TRAIN_AGAIN = "delete the folder to train anew, or choose another --out"
 RUN = Document("profile_run", "profiling run", "run.json", mend="delete it, repeat the command; the samples are kept")
 SIMULATED_RUN = Document("simulated_run", "simulated run", RUN.file)
 COST_TABLE = Document("cost_table", "cost table manifest")

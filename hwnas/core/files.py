@@ -161,11 +161,11 @@ def check_folder(path: str | Path | None) -> None:
             if not part.exists():
                 continue
         except OSError as error:
-            raise InputError(f"cannot write into {path}: {error.strerror}; choose another --out") from error
+            raise InputError(f"cannot write into {path}: {error.strerror}; choose another folder") from error
         if not part.is_dir():
-            raise InputError(f"cannot write into {path}: {part} is a file; choose another --out")
+            raise InputError(f"cannot write into {path}: {part} is a file; choose another folder")
         if not os.access(part, os.W_OK | os.X_OK):
-            raise InputError(f"cannot write into {path}: {part} is closed to this user; choose another --out")
+            raise InputError(f"cannot write into {path}: {part} is closed to this user; choose another folder")
         return
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwnas.core.documents import Document, stamp
+from hwnas.core.documents import TRAIN_AGAIN, Document, stamp
 from hwnas.core.errors import InputError
 from hwnas.core.files import replacing
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from hwnas.train.config import RunConfig
 
 STEP = "[0-9]" * 8
-AGAIN = "delete the folder to train anew, or choose another --out"
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:
@@ -93,13 +92,13 @@ def tensors(folder: str | Path, about: Mapping[str, Any], group: str) -> dict[st
         entry = about["files"][group]
         path = Path(folder) / Path(entry["file"]).name
         if _digest(path) != entry["sha256"]:
-            raise InputError(f"{path}: the checkpoint is damaged (its content is not what was written); {AGAIN}")
+            raise InputError(f"{path}: the checkpoint is damaged (its content is not what was written); {TRAIN_AGAIN}")
         loaded: dict[str, Tensor] = load_file(path)
         return loaded
     except (KeyError, TypeError) as error:
-        raise InputError(f"{folder}: the checkpoint lacks its {group}; {AGAIN}") from error
+        raise InputError(f"{folder}: the checkpoint lacks its {group}; {TRAIN_AGAIN}") from error
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder}: cannot read the checkpoint's {group} ({error}); {AGAIN}") from error
+        raise InputError(f"{folder}: cannot read the checkpoint's {group} ({error}); {TRAIN_AGAIN}") from error
 
 
 def put_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
