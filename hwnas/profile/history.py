@@ -39,8 +39,8 @@ class Effort:
         sessions: worker processes that measure it at the least.
         batch_blocks: sample blocks taken before asking whether they suffice. A session takes one batch, and up to four
             until it has its share of `MIN_BLOCKS` at the machine's typical speed, the last one also until the subject
-            is steady, unless there are sessions enough for an interval between them. Of slow subjects a batch is
-            smaller.
+            is steady, or steady in this session so that it is sessions that differ, unless there are sessions enough
+            for an interval between them. Of slow subjects a batch is smaller.
         chunk: subjects loaded at once.
         limits: what a worker may take before it counts as hung or out of memory.
         pace: how long a sample block is.
@@ -81,11 +81,16 @@ def blocks_due(blocks: Sequence[Block], reference: Reference, effort: Effort) ->
         return latest, min(batch - len(own) % batch, most)
     if len(own) < LONGEST_SESSION * batch and np.sum(Drift.of(own, reference).doubt == 0) < share:
         return latest, min(batch, most)
-    if last and measure(blocks, reference, effort.goal).verdict == "steady":
+    if last and _steady(blocks, reference, effort):
         return latest, 0
-    if last and effort.sessions < MIN_BLOCKS and len(own) < LONGEST_SESSION * batch:
+    longer = effort.sessions < MIN_BLOCKS and len(own) < LONGEST_SESSION * batch
+    if last and longer and not _steady(own, reference, effort):
         return latest, min(batch, most)
     return latest + 1, min(batch, most)
+
+
+def _steady(blocks: Sequence[Block], reference: Reference, effort: Effort) -> bool:
+    return measure(blocks, reference, effort.goal).verdict == "steady"
 
 
 def _batch(block_s: float, limit_s: float, effort: Effort, least: int) -> int:

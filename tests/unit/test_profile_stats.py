@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hwnas.profile.block import Block
-from hwnas.profile.drift import CALM, Drift, Reference, response, typical_speed
+from hwnas.profile.drift import CALM, SUBJECT_DEVIATION, Drift, Reference, response, typical_speed
 from hwnas.profile.history import LONGEST_SESSION, Effort, blocks_due
 from hwnas.profile.stats import MIN_BLOCKS, measure, median_interval, median_rank, noise_floor
 from hwnas.profile.timer import WAKE_S, Pace, take_block, wake_up, warm_up
@@ -135,6 +135,17 @@ def test_with_enough_sessions_the_interval_is_between_them():
     assert covered(MIN_BLOCKS) > 0.93
 
 
+def test_sessions_that_disagree_are_not_steady():
+    """However alike the blocks of each are, and however many more there are of one."""
+    few, many = [block(0.8, session=0) for _ in range(3)], [block(1.0, session=1) for _ in range(20)]
+    found = measure(few + many, FULL, 0.02)
+    assert (found.low, found.median, found.high) == pytest.approx((0.8, 1.0, 1.0)) and found.verdict == "noisy"
+    assert measure(few[:2] + many, FULL, 0.02).verdict == "steady", "two blocks tell little of their session"
+    unsettled = [block(0.8, 1.0, 1.1, session=0) for _ in range(5)]
+    assert measure(unsettled + many, FULL, 0.02).verdict == "steady", "nor do those at a changing speed"
+    assert measure([block(0.99, session=0) for _ in range(3)] + many, FULL, 0.02).verdict == "steady"
+
+
 def test_a_session_without_a_settled_block_still_counts():
     sessions = [[block(level, session=s) for _ in range(5)] for s, level in enumerate((1.0, 1.01, 0.99, 1.02, 0.98))]
     unsettled = [block(1.05, 1.0, 1.1, session=5) for _ in range(5)]
@@ -163,11 +174,21 @@ def test_blocks_at_about_the_typical_speed_come_before_those_far_from_it():
     assert measure(slowed, Reference(1.0, 0.6), 0.02).median == pytest.approx(1.8 / 1.405**0.6)
 
 
+def test_the_interval_holds_what_is_not_known_of_a_far_speed():
+    """Where most blocks are at the typical speed, nothing; where most are far from it, how unlike subjects are."""
+    usual, slowed = [block(1.0) for _ in range(9)], [block(1.5, 1.5, 1.5, session=1) for _ in range(9)]
+    assert measure([*usual, slowed[0]], FULL, 0.02).verdict == "steady"
+    found = measure([*slowed, usual[0]], FULL, 0.02)
+    assert found.median == pytest.approx(1.0) and found.verdict == "noisy"
+    assert found.half_width == pytest.approx(1.5**SUBJECT_DEVIATION - 1, rel=0.1)
+
+
 def test_a_session_far_from_the_typical_speed_still_counts():
     usual = [block(1.0, session=session) for session in range(MIN_BLOCKS - 1) for _ in range(2)]
     slowed = [block(1.5, 1.5, 1.5, session=MIN_BLOCKS - 1) for _ in range(2)]
     found = measure(usual + slowed, FULL, 0.02)
-    assert found.verdict == "steady" and (found.low, found.high) == pytest.approx((1.0, 1.0))
+    unlike = 1.5**SUBJECT_DEVIATION
+    assert (found.low, found.median, found.high) == pytest.approx((1 / unlike, 1.0, unlike))
     assert found.blocks == 2 * MIN_BLOCKS
 
 
@@ -278,6 +299,15 @@ def test_more_sessions_follow_where_the_interval_is_between_them():
         blocks.append(block(float(levels[session]), session=session))
     taken = [sum(b.session == session for b in blocks) for session in range(blocks[-1].session + 1)]
     assert len(taken) > MIN_BLOCKS and set(taken) == {effort.batch_blocks}
+
+
+def test_more_sessions_follow_where_they_disagree():
+    effort, blocks = Effort(), []
+    while (session := next_session(blocks, effort)) is not None:
+        blocks.append(block(1.0 if session % 2 else 0.8, session=session))
+    taken = [sum(b.session == session for b in blocks) for session in range(blocks[-1].session + 1)]
+    assert len(taken) > MIN_BLOCKS and max(taken) == 2 * effort.batch_blocks
+    assert measure(blocks, FULL, effort.goal).verdict == "noisy"
 
 
 def test_blocks_at_a_changing_speed_need_more_of_them():
