@@ -284,7 +284,7 @@ class _Campaign:
     def measure_blocks(self, worker: WorkerProcess, sessions: dict[int, int], alone: bool) -> None:
         """Sample blocks, round after round, until no session needs more; subjects that fail are taken out."""
         while order := self.block_order(sessions):
-            for count, reply in enumerate(worker.run(order), 1):
+            for count, reply in enumerate(worker.run(order, self.history.awaited_ms), 1):
                 if "failed" in reply:
                     self.isolate_or_fail(reply["failed"], reply["reason"], alone)
                     sessions.pop(reply["failed"], None)

@@ -134,6 +134,14 @@ class History:
             known = [blocks for item, blocks in self.blocks.items() if self.kinds[item] == kind]
             self.felt[kind] = response(known, expected)
 
+    @property
+    def awaited_ms(self) -> float:
+        """What the sentinel takes at the speed to wait for: the typical one where it was known before; else NaN.
+
+        What a campaign finds by itself it has to find without a choice of when to look.
+        """
+        return self.typical_ms if self.typical_ms in self.remembered else math.nan
+
     def reference(self, item: int) -> Reference:
         """What the latencies of `item` are referred to."""
         return Reference(self.typical_ms, self.felt[self.kinds.get(item, NETWORK)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -86,9 +87,12 @@ class WorkerProcess:
         self._send("load", subjects=[(item, asdict(subject)) for item, subject in subjects.items()])
         return self._replies()
 
-    def run(self, order: list[int]) -> Iterator[dict[str, Any]]:
-        """A sample block (or failure) of each loaded subject in `order`, as they come."""
-        self._send("run", order=order)
+    def run(self, order: list[int], typical_ms: float = math.nan) -> Iterator[dict[str, Any]]:
+        """A sample block (or failure) of each loaded subject in `order`, as they come.
+
+        `typical_ms`: what the sentinel takes at the machine's typical speed, which blocks wait for; NaN: not known.
+        """
+        self._send("run", order=order, typical_ms=typical_ms)
         return self._replies()
 
     def meter(self, order: list[int], meter: str, window_s: float) -> Iterator[dict[str, Any]]:

@@ -26,6 +26,8 @@ experiment on any machine):
   networks after 4, a few are 7 % slow at the sixth. Hence warm-up ends when a run is no faster than the best before it.
 - A processor that has waited for 50 ms takes a millisecond to reach its speed (the sentinel twice as long meanwhile, on
   an EPYC virtual machine). Hence it is woken up before each round.
+- On that machine the sentinel takes 1.4 times as long for some 40 ms at a time (means of nine stores: 20 to 140 ms), up
+  to 70 % of the time. Hence a block waits for the typical speed where that is known, for a while.
 - Medians of 10 ms blocks scatter as little as those of 20 ms (0.86 and 0.88 %), those of 5 ms more (1.3 %).
 - Where more is to be done than there are processors, a run of some milliseconds is interrupted by other processes; the
   median then was 2 to 3 times too long for minutes, and the sentinel, too short to be hit, showed nothing. Priorities
@@ -41,10 +43,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hwnas.profile.drift import NEAR
 
 Stopwatch = Callable[[], int]
 """Runs something once and says how many nanoseconds it took."""
@@ -140,6 +145,19 @@ def run_sentinel(once: Stopwatch) -> list[int]:
     for _ in range(SENTINEL_WARMUP):
         once()
     return [once() for _ in range(SENTINEL_RUNS)]
+
+
+def await_speed(once: Stopwatch, typical_ms: float, patience_s: float) -> tuple[list[int], float]:
+    """A few timings of the sentinel as soon as it runs at about its typical speed; and how many seconds that took.
+
+    Its last timings where it does not within `patience_s`; its first where the typical speed is not known (NaN).
+    """
+    start = time.perf_counter()
+    while True:
+        times = run_sentinel(once)
+        waited = time.perf_counter() - start
+        if waited >= patience_s or not abs(median(times) / 1e6 / typical_ms - 1) > NEAR:
+            return times, waited
 
 
 def matrix_sentinel() -> Stopwatch:

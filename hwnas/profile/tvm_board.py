@@ -68,8 +68,7 @@ class Tracker:
         )
 
     def request(self, key: str) -> Any:
-        """A session on a board that is free now, or in a while."""
-        self.count(key)
+        """A session on a board that is free now, or in a while; one that was just in use has to register again."""
         deadline = time.monotonic() + WAIT_S
         while True:
             if self.connection.summary()["queue_info"].get(key, {}).get("free", 0):
@@ -81,6 +80,7 @@ class Tracker:
             else:
                 reason = "all are in use, or do not answer"
             if time.monotonic() > deadline:
+                self.count(key)
                 raise BoardError(f"no board {key!r} is free at the tracker {self.address}: {reason}")
             time.sleep(RETRY_S)
 

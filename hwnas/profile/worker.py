@@ -24,11 +24,12 @@ from hwnas.profile.backends import Backend, Settings, backends
 from hwnas.profile.memory import MEASURED_MEMORY, MEMORY, peak_activation_mib
 from hwnas.profile.meters import IDLE_S, POWER_LOG, SETTLE_S, Counter, Span, meters, take_span
 from hwnas.profile.subject import Subject
-from hwnas.profile.timer import Pace, Stopwatch, run_sentinel, take_block, wake_up, warm_up
+from hwnas.profile.timer import Pace, Stopwatch, await_speed, run_sentinel, take_block, wake_up, warm_up
 
 OOM_FIRST = 1000
 PR_SET_PDEATHSIG = 1
 PRIORITY = -10
+PATIENCE, PATIENCE_AT_FIRST_S = 2.0, 0.2
 
 
 class Worker:
@@ -38,6 +39,7 @@ class Worker:
         self.replies = replies
         self.models: dict[int, tuple[Any, Stopwatch]] = {}
         self.rests: dict[str, tuple[Counter | None, Span]] = {}
+        self.patience_s = PATIENCE_AT_FIRST_S
         self.backend: Backend
         self.sentinel: Stopwatch
         self.pace: Pace
@@ -102,8 +104,11 @@ class Worker:
         measured = self.backend.memory_mib(model)
         return found if measured is None else {**found, MEASURED_MEMORY: measured}
 
-    def run(self, order: list[int]) -> None:
-        """A sample block of each loaded subject in `order`, between two runs of the sentinel."""
+    def run(self, order: list[int], typical_ms: float) -> None:
+        """A sample block of each loaded subject in `order`, between two runs of the sentinel.
+
+        Each waits until that takes about `typical_ms`, all together for `PATIENCE` times as long as the blocks take.
+        """
         wake_up(self.sentinel)
         for item in order:
             if item not in self.models:
@@ -112,10 +117,11 @@ class Worker:
             try:
                 once = self.models[item][1]
                 started, conditions = time.time(), self.backend.conditions()
-                before = run_sentinel(self.sentinel)
+                before, waited = await_speed(self.sentinel, typical_ms, self.patience_s)
                 warm = warm_up(once, self.pace.warmup_s)
                 times = take_block(once, self.pace)
                 after = run_sentinel(self.sentinel)
+                self.patience_s += PATIENCE * sum(times) / 1e9 - waited
             except Exception as error:
                 self.drop(item, self.models.pop(item)[0], error)
                 continue

@@ -118,7 +118,7 @@ def test_a_campaign_on_a_slowed_machine_refers_to_the_remembered_speed(tmp_path)
         for number in range(6):
             store.add(item, environment, Sample(0, number, 0.0, [1_110_000] * 3, [11_100] * 14))
         history = History(store, target)
-    assert history.typical_ms == 0.010
+    assert history.typical_ms == history.awaited_ms == 0.010
     assert history._measurement(item, 0.02).median == pytest.approx(1.11 ** (1 - EXPECTED["network"]))
     assert history._measurement(item, 0.02).observed == pytest.approx(1.11)
 
@@ -138,6 +138,7 @@ def test_what_primitives_and_networks_feel_is_learnt_from_the_store(tmp_path):
         store.add(store.ask(store.target(other), 0, ["x"])["x"], elsewhere, Sample(0, 0, 0.0, [9] * 3, [9] * 14))
         history = History(store, target)
         assert history.typical_ms == pytest.approx(0.010, rel=0.01), "of this target's sessions, not of another's"
+        assert math.isnan(history.awaited_ms), "what was not known before is found without a choice of when to look"
         for name in names:
             measured = history._measurement(items[name], 0.02)
             assert measured.median == pytest.approx(1.0, rel=0.01) and measured.verdict == "steady"

@@ -12,7 +12,16 @@ from hwnas.profile.block import Block
 from hwnas.profile.drift import CALM, SUBJECT_DEVIATION, Drift, Reference, response, typical_speed
 from hwnas.profile.history import LONGEST_SESSION, Effort, blocks_due
 from hwnas.profile.stats import MIN_BLOCKS, measure, median_interval, median_rank, noise_floor
-from hwnas.profile.timer import WAKE_S, Pace, take_block, wake_up, warm_up
+from hwnas.profile.timer import (
+    SENTINEL_RUNS,
+    SENTINEL_WARMUP,
+    WAKE_S,
+    Pace,
+    await_speed,
+    take_block,
+    wake_up,
+    warm_up,
+)
 
 times = st.floats(0.01, 100, allow_nan=False)
 FULL = Reference(1.0, 1.0)
@@ -367,6 +376,21 @@ def test_a_processor_is_woken_up_for_long_enough_to_reach_its_speed():
     begun, runs = time.perf_counter(), []
     wake_up(lambda: runs.append(0) or 0)
     assert time.perf_counter() - begun >= WAKE_S and runs
+
+
+def test_a_block_waits_for_the_typical_speed():
+    usual = [1_000_000] * (SENTINEL_WARMUP + SENTINEL_RUNS)
+    slow = [1_400_000] * len(usual)
+    times, waited = await_speed(ticking(*slow, *slow, *usual), 1.0, 60.0)
+    assert times == usual[SENTINEL_WARMUP:] and waited < 60
+    assert await_speed(ticking(*slow, *usual), math.nan, 60.0)[0] == slow[SENTINEL_WARMUP:], "at an unknown speed"
+
+
+def test_a_block_does_not_wait_for_ever():
+    begun = time.perf_counter()
+    times, waited = await_speed(lambda: 1_400_000, 1.0, 0.05)
+    assert set(times) == {1_400_000} and 0.05 <= waited <= time.perf_counter() - begun
+    assert await_speed(ticking(*[1_400_000] * (SENTINEL_WARMUP + SENTINEL_RUNS)), 1.0, -1.0)[0]
 
 
 def test_warm_up_ends_when_runs_get_no_faster():
