@@ -25,7 +25,7 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-SCRATCH = "hwnas-"
+SCRATCH = ".hwnas-scratch-"
 PART = ".hwnas-part"
 UNLOCKED = -1
 
@@ -51,7 +51,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.close(opened)
             lock, temporary = _keep(Path(name))
         yield temporary
-        with temporary.open("rb") as handle:
+        with temporary.open("r+b") as handle:
             os.fsync(handle.fileno())
         umask = os.umask(0)
         os.umask(umask)
@@ -143,7 +143,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def scratch() -> Iterator[Path]:
     """A temporary folder of our own; those of processes that were killed are removed."""
     root = Path(tempfile.gettempdir())
-    _sweep(root, f"{SCRATCH}*")
+    _sweep(root, f"{SCRATCH}*/")
     folder: Path | None = None
     while folder is None:
         lock, folder = _keep(Path(tempfile.mkdtemp(prefix=SCRATCH, dir=root)))

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -18,7 +18,7 @@ from hwnas.core.documents import COST_TABLE, RUN, TABLE_FILE
 from hwnas.core.errors import InputError, MissingCostError, ParseError
 from hwnas.core.files import data_folder, read_json, read_text, write_text
 from hwnas.core.target import Target
-from hwnas.core.units import quantity_of
+from hwnas.core.units import may_be_zero, quantity_of
 
 Verdict = Literal["steady", "noisy", "failed", "imported", "simulated", "computed", "unmeasurable"]
 WITHOUT_VALUE = ("failed", "unmeasurable")
@@ -47,6 +47,10 @@ class Cost:
     high: float = math.nan
     n: int = 0
     verdict: Verdict = "imported"
+
+    def same(self, other: Cost) -> bool:
+        """Whether all of it is equal; what is not known (NaN) is equal to what is not known."""
+        return all(a == b or (a != a and b != b) for a, b in zip(astuple(self), astuple(other), strict=True))
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class CostTable:
         for key, row in other.rows.items():
             for metric, cost in row.items():
                 mine = rows.setdefault(key, {}).setdefault(metric, cost)
-                if mine != cost and not (math.isnan(mine.value) and math.isnan(cost.value)):
+                if not mine.same(cost) and not (math.isnan(mine.value) and math.isnan(cost.value)):
                     raise InputError(
                         f"{self.name} and {other.name} disagree on {metric} of {key}: {mine.value:g} and "
                         f"{cost.value:g}; drop one of the rows"
@@ -258,7 +262,8 @@ def _read_cost(path: Path, row: dict[str, str], metric: str, line: int) -> Cost 
         raise ParseError(path, f"{metric}: {error}", line) from error
     if (
         math.isinf(value)
-        or value <= 0
+        or value < 0
+        or (value == 0 and not may_be_zero(metric))
         or cost.n < 0
         or (math.isnan(value) and verdict not in WITHOUT_VALUE)
         or low > value

@@ -42,6 +42,11 @@ _BY_SUFFIX = {
 }
 
 
+def may_be_zero(column: str) -> bool:
+    """Whether 0 is a cost: energy above that at rest may be none, of all else it is a figure without a digit left."""
+    return column.startswith("above_idle")
+
+
 def quantity_of(column: str) -> Quantity:
     """The quantity that `column` measures, read from its suffix; raises `InputError` where it names no unit."""
     for suffix, quantity in _BY_SUFFIX.items():

@@ -175,7 +175,10 @@ def _times(events: list[tuple[Where, Any]]) -> tuple[NDArray[np.float64], NDArra
 def _nodes(
     events: list[tuple[Where, Any]], starts: NDArray[np.float64], lengths: NDArray[np.float64]
 ) -> tuple[Part, ...]:
-    """Median time of each node over the runs; every run must hold the same nodes, and be no shorter than their sum."""
+    """Median time of each node over the runs.
+
+    Every run must hold the same nodes, and be no shorter than what any thread took for its own.
+    """
     began, took = _times(events)
     run = np.searchsorted(starts, began + CLOCK_US, "right") - 1
     outside = (run < 0) | (began + took > starts[run] + lengths[run] + CLOCK_US)
@@ -193,10 +196,13 @@ def _nodes(
         _within(events, run, r).refuse(f"{message}: lines are missing or doubled")
     sums = np.zeros((len(starts), len(known)))
     np.add.at(sums, (run, index), took)
-    short = sums.sum(1) > lengths + CLOCK_US * counts[-1].sum()
+    _, thread = np.unique([str(event.get("tid")) for _, event in events], return_inverse=True)
+    busy = np.zeros((len(starts), thread.max() + 1))
+    np.add.at(busy, (run, thread), took)
+    short = busy.max(1) > lengths + CLOCK_US * counts[-1].sum()
     if short.any():
         r = int(np.argmax(short))
-        message = f"run {r + 1} took {lengths[r]:g} us, its nodes {sums[r].sum():g} us"
+        message = f"run {r + 1} took {lengths[r]:g} us, its nodes {busy[r].max():g} us"
         _within(events, run, r).refuse(message)
     steady = sums[1:] if len(sums) > 1 else sums
     order = np.argsort([int(np.argmax(index == k)) for k in range(len(known))])

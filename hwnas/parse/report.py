@@ -16,6 +16,7 @@ from hwnas.core.errors import InputError, ParseError
 from hwnas.core.files import write_text
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
+from hwnas.core.units import may_be_zero
 from hwnas.parse.base import ColumnMapping, Reader, Reading, Record, parsers, read_head, refuse_binary
 from hwnas.parse.family import by_base
 from hwnas.parse.rails import MappedColumns
@@ -234,7 +235,7 @@ def _refuse_zero(reading: Reading) -> None:
     """A cost of 0 is what a tool prints of one that has no digit left; what is above idle may be none."""
     for record in reading.records:
         for metric, cost in record.costs.items():
-            if cost.value == 0 and not metric.startswith("above_idle"):
+            if cost.value == 0 and not may_be_zero(metric):
                 raise ParseError(
                     record.source,
                     f"gives {metric} of {record.subject} as 0, below what the tool prints: "
@@ -291,7 +292,7 @@ def _table(entries: list[Entry], environment: dict[str, Any], space: SearchSpace
             continue
         for metric, cost in entry.record.costs.items():
             first = sources.setdefault((entry.primitive, metric), entry.record)
-            if first is not entry.record and first.costs[metric] != cost:
+            if first is not entry.record and not first.costs[metric].same(cost):
                 raise ParseError(
                     entry.record.source,
                     f"gives {metric} of {entry.primitive} as {cost.value:g}, {first.source} as "

@@ -246,15 +246,20 @@ def _check(log: Log) -> None:
 
 
 def read_times(path: Path) -> NDArray[np.float64]:
-    """GPU milliseconds of each query of --exportTimes; raises `ParseError` where an entry contradicts itself."""
+    """GPU milliseconds of each query of --exportTimes; raises `ParseError` where an entry contradicts itself.
+
+    Queries stand in the order in which they began, with a transfer where there is one: those of several streams
+    overtake each other on the way to the GPU.
+    """
     computes: list[float] = []
-    before = -np.inf
+    before = begun_before = -np.inf
     for where, entry in read_array(path):
         start, end = (
             where.number(where.field(entry, f"{side}ComputeMs"), f"{side}ComputeMs") for side in ("start", "end")
         )
         rounding = 2e-5 * end + 1e-6
-        if end < start or start < before - rounding:
+        begun = where.number(entry["startH2dMs"], "startH2dMs") if "startH2dMs" in entry else start
+        if end < start or begun < begun_before - rounding:
             where.refuse("a query ends before it starts, or starts before the one before it: not in order, or doubled")
         taken = where.number(entry["computeMs"], "computeMs") if "computeMs" in entry else end - start
         where.agree("computeMs", taken, end - start, absolute=rounding)
@@ -263,7 +268,7 @@ def read_times(path: Path) -> NDArray[np.float64]:
             where.agree("latencyMs", where.number(entry["latencyMs"], "latencyMs"), total)
         if start == before and computes[-1] > _printed_step(start):
             where.refuse("two queries start at one time: lines are doubled")
-        before = start
+        before, begun_before = start, begun
         computes.append(taken)
     if not computes:
         raise ParseError(path, "holds no query", 1)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.core.errors import HwnasError, UnavailableError
-from hwnas.core.progress import Task, progress
+from hwnas.core.progress import Task, progress, say
 from hwnas.core.target import Target
 from hwnas.profile.backends import Settings, backends
 from hwnas.profile.block import Block
@@ -130,6 +130,7 @@ class _Campaign:
         self.begun = time.time()
         self.loaded: set[int] = set()
         self.isolated: set[int] = set()
+        self.unmetered: set[int] = set()
         self.environment = 0
         self.task: Task | None = None
         self.fractions: dict[int, float] = {}
@@ -164,7 +165,7 @@ class _Campaign:
     def windows_due(self, item: int) -> int:
         """How many windows of energy `item` still needs; those that an external log has not covered are taken anew."""
         metering = self.effort.metering
-        if metering is None or item in self.history.failures:
+        if metering is None or item in self.history.failures or item in self.unmetered:
             return 0
         known = {
             reading.started
@@ -263,7 +264,7 @@ class _Campaign:
         alone = len(chunk) == 1
         self.load(worker, sessions, alone)
         self.measure_blocks(worker, sessions, alone)
-        self.measure_energy(worker, sessions, alone)
+        self.measure_energy(worker, sessions)
         worker.unload()
 
     def load(self, worker: WorkerProcess, sessions: dict[int, int], alone: bool) -> None:
@@ -291,12 +292,11 @@ class _Campaign:
                 else:
                     self.store_block(reply, sessions[reply["block"]])
                 if count % max(1, len(sessions)) == 0 or count == len(order):
-                    self.store.renew()
                     self.history.refresh()
                     self.update_progress(sessions)
             self.history.learn()
 
-    def measure_energy(self, worker: WorkerProcess, sessions: dict[int, int], alone: bool) -> None:
+    def measure_energy(self, worker: WorkerProcess, sessions: dict[int, int]) -> None:
         """This session's share of the windows of energy, round after round; raises `WorkerDied`."""
         metering = self.effort.metering
         if metering is None:
@@ -307,14 +307,19 @@ class _Campaign:
         for number in range(max(due.values(), default=0)):
             order = [item for item in self.rng.permutation(list(due)).tolist() if due[item] > number]
             for reply in worker.meter(order, metering.meter, metering.window_s):
-                if "failed" in reply:
-                    self.isolate_or_fail(reply["failed"], reply["reason"], alone)
-                    due[reply["failed"]] = 0
+                if "unmetered" in reply:
+                    self.leave_unmetered(reply["unmetered"], reply["reason"])
+                    due |= dict.fromkeys(reply["unmetered"], 0)
                 else:
                     self.store.read(reply["item"], self.environment, window_readings(reply))
-                self.store.renew()
         self.history.refresh()
         self.update_progress(sessions)
+
+    def leave_unmetered(self, items: list[int], reason: str) -> None:
+        """Do without the energy of `items` in this campaign, and say why, once."""
+        if not self.unmetered:
+            say(f"no energy is read: {reason}")
+        self.unmetered.update(items)
 
     def block_order(self, sessions: Mapping[int, int]) -> list[int]:
         """The subjects that still need blocks in their session: round after round, each round in random order."""
@@ -353,7 +358,13 @@ class _Campaign:
             raise UnavailableError("the campaign has ended")
         cpus = [] if self.settings.remote else idlest_cores(self.settings.threads)
         with WorkerProcess(
-            self.backend, self.settings, self.effort.pace, cpus, self.effort.limits, self.effort.memory
+            self.backend,
+            self.settings,
+            self.effort.pace,
+            cpus,
+            self.effort.limits,
+            self.effort.memory,
+            alive=self.store.renew,
         ) as process:
             record = environment(self.settings, cpus) | process.about
             if self.common_sentinel and (known := recall(record["cpu"])):

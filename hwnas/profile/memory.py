@@ -16,10 +16,12 @@ def peak_activation_mib(model: bytes, precision: str = "fp32", batch: int = 1) -
     Liveness analysis in the graph's order: a tensor lives from the node that writes it to the last one that reads it,
     an output to the end, and a node's inputs and outputs are there together. No operator is taken to be fused or to
     work in place, so a runtime that does so stays below. Floating-point tensors count in `precision`; `batch` fills an
-    open first dimension. Raises `ValueError` where the graph leaves a shape open.
+    open first dimension. Raises `ValueError` where the graph leaves a shape open, or for an unknown precision.
     """
     import onnx
 
+    if precision not in BYTES:
+        raise ValueError(f"the width of {precision} is not known, only those of {', '.join(BYTES)}")
     graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
     weights = {tensor.name for tensor in graph.initializer}
     values = (*graph.input, *graph.value_info, *graph.output)

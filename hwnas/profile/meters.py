@@ -31,9 +31,10 @@ ENERGY, ABOVE_IDLE = "energy_mj", "above_idle_energy_mj"
 WINDOW = "window_s"
 """The metric of a window whose energy stands in an external meter's log: its length."""
 POWER_LOG = "power-log"
-POLL_S = 0.002
+POLL_S, MOMENT_S = 0.002, 0.1
 STUCK_S = 10.0
-LEAST_RUNS = 50
+LEAST_RUNS, LONGEST_S = 50, 30.0
+"""So many inferences belong to a window, unless they take too long."""
 IDLE_S = 1.0
 SETTLE_S = 1.0
 
@@ -169,7 +170,7 @@ class Span:
 
 
 def take_span(
-    run: Callable[[], Any] | None,
+    run: Callable[[int], Any] | None,
     counter: Counter | None,
     least_s: float,
     clock: Callable[[], float] = time.perf_counter,
@@ -177,23 +178,26 @@ def take_span(
 ) -> Span:
     """Run back to back (rest, without `run`) for `least_s` at least, from one step of the counter to another.
 
-    The counter is read near both ends alone, since reading it takes time in which a GPU rests. Without a counter the
-    span is as long as was asked for. Raises `RuntimeError` where the counter stands still.
+    `run` makes as many inferences as it is told: as many as a moment takes, which is short where a counter is to be
+    read between moments. It is read near both ends alone, since reading it takes time in which a GPU rests. Without a
+    counter the span is as long as was asked for. Raises `RuntimeError` where the counter stands still.
     """
-    runs, queued = 0, queue_wait()
+    runs, at_once, queued = 0, 1, queue_wait()
+    moment = POLL_S if counter else MOMENT_S
 
     def work() -> float:
         """Run for a moment; returns when that ended."""
-        nonlocal runs
-        end = clock() + POLL_S
+        nonlocal runs, at_once
         if run is None:
             sleep(POLL_S)
             return clock()
-        while True:
-            run()
-            runs += 1
-            if (now := clock()) >= end:
-                return now
+        begun = now = clock()
+        while now - begun < moment:
+            started = now
+            run(at_once)
+            runs, now = runs + at_once, clock()
+            at_once *= 1 + (now - started < moment / 2)
+        return now
 
     def step() -> tuple[float, float]:
         """Work until the counter moves; (when, where it stands)."""
@@ -208,7 +212,7 @@ def take_span(
     start, first = step()
     started, waited = time.time() - (clock() - start), queued()
     runs = 0
-    while work() - start < least_s or (run is not None and runs < LEAST_RUNS):
+    while (lasted := work() - start) < least_s or (run is not None and runs < LEAST_RUNS and lasted < LONGEST_S):
         pass
     now, last = step()
     return Span(started, now - start, runs, (queued() - waited) / 1e9, last - first if counter else None)

@@ -1,6 +1,7 @@
 """What the NVIDIA driver says of a GPU: its name, clocks, power, temperature, throttling and energy.
 
-Read through NVML (the package `nvidia-ml-py`, optional). `CUDA_VISIBLE_DEVICES` chooses the GPU, as it does for CUDA.
+Read through NVML (the package `nvidia-ml-py`, optional). `CUDA_VISIBLE_DEVICES` chooses the GPU, as it does for CUDA,
+by the numbers that `nvidia-smi` shows: CUDA's own order, the fastest first, is another one where GPUs differ.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ THROTTLED = {
 """Reasons for a lowered clock (NVML's nvmlClocksEventReasons) that make a timing one of the cooling or the supply."""
 
 NAME_BYTES = 256
+ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+"""The environment in which CUDA numbers GPUs as NVML does."""
 
 
 class Gpu:
@@ -49,7 +52,9 @@ class Gpu:
         }
         if found["power_w"] is not None:
             found["power_w"] /= 1e3
-        reasons = self._ask("CurrentClocksEventReasons", handle) or 0
+        reasons = self._ask("CurrentClocksEventReasons", handle)
+        if reasons is None:  # as drivers before R535 call it
+            reasons = self._ask("CurrentClocksThrottleReasons", handle) or 0
         why = ", ".join(text for bit, text in THROTTLED.items() if reasons & bit)
         return {name: value for name, value in found.items() if value is not None} | ({"throttled": why} if why else {})
 
@@ -100,15 +105,17 @@ def conditions() -> dict[str, Any]:
 
 
 def names() -> list[str]:
-    """The GPU in use, from NVML, else those that the kernel driver lists, else CUDA's; empty where there are none."""
+    """The GPU in use, from NVML or CUDA, else those that the kernel driver lists; empty where there are none."""
     found = gpu()
     if found or not _chosen():
         return [found.name] if found else []
+    if name := _cuda_name():
+        return [name]
     listed = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
         listed.append(lines.get("Model", "NVIDIA GPU").strip())
-    return listed or list(filter(None, [_cuda_name()]))
+    return listed
 
 
 def _cuda_name() -> str:
@@ -117,6 +124,7 @@ def _cuda_name() -> str:
         cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return ""
+    os.environ.update(ORDER)
     device, name = ctypes.c_int(), ctypes.create_string_buffer(NAME_BYTES)
     failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)
     failed = failed or cuda.cuDeviceGetName(name, NAME_BYTES, device)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 
 from hwnas.core.errors import ParseError
 from hwnas.core.files import read_text
@@ -33,7 +34,7 @@ def integrate(times_s: Floats, values: Floats, start_s: float, end_s: float) -> 
     inside = (times_s > start_s) & (times_s < end_s)
     ends = np.interp([start_s, end_s], times_s, values)
     times = np.concatenate([[start_s], times_s[inside], [end_s]])
-    return float(np.trapezoid(np.concatenate([ends[:1], values[inside], ends[1:]]), times))
+    return float(trapezoid(np.concatenate([ends[:1], values[inside], ends[1:]]), times))
 
 
 def uncovered(times_s: Floats, start_s: float, end_s: float, what: str, gap_share: float = 0.0) -> str:

@@ -6,23 +6,23 @@ import contextlib
 import json
 import math
 import os
-import selectors
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
+from hwnas.profile import nvidia
 from hwnas.profile.backends import Settings
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace
 
 STARTUP_S = 120.0
-CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,24 @@ class WorkerDied(Exception):
 class WorkerProcess:
     """A worker under way; a context manager that leaves no process behind.
 
-    `limits.timeout_s` is how long one step (a compilation, a sample block) may take before the worker counts as hung.
+    `limits.timeout_s` is how long one step (a compilation, a sample block) may take before the worker counts as hung;
+    `alive` is called with each.
     """
 
     def __init__(
-        self, backend: str, settings: Settings, pace: Pace, cpus: list[int], limits: Limits, memory: bool = False
+        self,
+        backend: str,
+        settings: Settings,
+        pace: Pace,
+        cpus: list[int],
+        limits: Limits,
+        memory: bool = False,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
+        self.alive = alive
         self.timeout_s = limits.timeout_s
         self.item: int | None = None
         self._doing = "start"
-        self._buffer = b""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hwnas.profile.worker"],
@@ -64,9 +72,9 @@ class WorkerProcess:
             env=worker_environment(settings.threads),
         )
         assert self._process.stdout is not None
-        os.set_blocking(self._process.stdout.fileno(), False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._process.stdout, selectors.EVENT_READ)
+        self._lines: SimpleQueue[bytes] = SimpleQueue()
+        self._reader = Thread(target=_pass_on, args=(self._process.stdout, self._lines), daemon=True)
+        self._reader.start()
         try:
             self._send(
                 "setup",
@@ -96,7 +104,10 @@ class WorkerProcess:
         return self._replies()
 
     def meter(self, order: list[int], meter: str, window_s: float) -> Iterator[dict[str, Any]]:
-        """A window of energy (`{"window", "idle", "meter", "item"}`, or failure) of each in `order`, as they come."""
+        """A window of energy of each in `order`, as they come: `{"window", "idle", "meter", "item"}`.
+
+        Or `{"unmetered", "reason"}`, of several for which there is none.
+        """
         self._send("meter", order=order, meter=meter, window_s=window_s)
         return self._replies()
 
@@ -112,7 +123,7 @@ class WorkerProcess:
         """Kill and reap the process."""
         self.kill()
         self._process.wait()
-        self._selector.close()
+        self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
@@ -130,6 +141,7 @@ class WorkerProcess:
         while True:
             message = self._read(self.timeout_s)
             if "at" in message:
+                self.alive()
                 self.item, self._doing = message["at"], message["doing"]
                 continue
             self.item = None
@@ -147,16 +159,12 @@ class WorkerProcess:
 
     def _read(self, timeout_s: float) -> dict[str, Any]:
         """The next message; raises `WorkerDied` where none comes in time."""
-        assert self._process.stdout is not None
-        deadline = time.monotonic() + timeout_s
-        while b"\n" not in self._buffer:
-            if not self._selector.select(max(0.0, deadline - time.monotonic())):
-                raise WorkerDied(self.item, f"hung: no answer to {self._doing} within {timeout_s:g} s")
-            data = self._process.stdout.read(CHUNK_BYTES)
-            if data == b"":
-                raise self._died()
-            self._buffer += data or b""
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            line = self._lines.get(timeout=timeout_s)
+        except Empty:
+            raise WorkerDied(self.item, f"hung: no answer to {self._doing} within {timeout_s:g} s") from None
+        if not line.endswith(b"\n"):
+            raise self._died()
         message: dict[str, Any] = json.loads(line)
         return message
 
@@ -168,12 +176,20 @@ class WorkerProcess:
         return WorkerDied(self.item, f"died in {self._doing}: {why}{': ' + said[-1][:200] if said else ''}")
 
 
+def _pass_on(pipe: IO[bytes], lines: SimpleQueue[bytes]) -> None:
+    """Put the lines of `pipe` into a queue, which can be waited for on every system, and at its end an empty one."""
+    for line in pipe:
+        lines.put(line)
+    lines.put(b"")
+
+
 def worker_environment(threads: int) -> dict[str, str]:
     """The worker's environment: one thread for the sentinel's product, `threads` for a runtime that reads OpenMP's."""
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
     return {
         **os.environ,
+        **nvidia.ORDER,
         "PYTHONPATH": path,
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": str(threads),

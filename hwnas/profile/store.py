@@ -31,7 +31,7 @@ SCHEMA_VERSION = 2
 APPLICATION_ID = 0x68774E53
 BUSY_S = 60.0
 RETRY_S = 0.02
-LEASE_S = 120.0
+LEASE_S, RENEW_S = 120.0, 10.0
 
 _SCHEMA = """
 CREATE TABLE target (id INTEGER PRIMARY KEY, json TEXT NOT NULL UNIQUE);
@@ -111,6 +111,7 @@ class Store:
     def __init__(self, path: str | Path, read_only: bool = False) -> None:
         self.path = Path(path)
         self.holder = uuid.uuid4().hex
+        self._renewed = 0.0
         with self._errors():
             self._db = self._connect(read_only)
         try:
@@ -289,9 +290,13 @@ class Store:
         return free
 
     def renew(self) -> None:
-        """Extend the lease of every claim of this process."""
+        """Extend the lease of every claim of this process, unless that was done a moment ago."""
+        now = time.time()
+        if now - self._renewed < RENEW_S:
+            return
+        self._renewed = now
         with self._errors(), self._transaction():
-            self._db.execute("UPDATE claim SET expires = ? WHERE holder = ?", (time.time() + LEASE_S, self.holder))
+            self._db.execute("UPDATE claim SET expires = ? WHERE holder = ?", (now + LEASE_S, self.holder))
 
     def release(self) -> None:
         """Give up every claim of this process."""

@@ -40,9 +40,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -65,6 +67,10 @@ SENTINEL_RUNS = 7
 GAP = 256
 
 
+_of_this_thread = threading.local()
+"""Each thread has a record of its own, opened once: a worker has as many stopwatches as subjects."""
+
+
 @dataclass(frozen=True)
 class Pace:
     """How long a sample block is.
@@ -85,12 +91,19 @@ def queue_wait() -> Stopwatch:
 
     Linux counts it in the second field of /proc/PID/schedstat (its Documentation/scheduler/sched-stats.rst).
     """
+    if not hasattr(_of_this_thread, "waited"):
+        _of_this_thread.waited = _read_queue_wait()
+    waited: Stopwatch = _of_this_thread.waited
+    return waited
+
+
+def _read_queue_wait() -> Stopwatch:
     try:
-        record = os.open(SCHEDULER_RECORD, os.O_RDONLY)
-        int(os.pread(record, RECORD_BYTES, 0).split()[1])
+        record = Path(SCHEDULER_RECORD).open("rb", buffering=0)  # noqa: SIM115
+        int(os.pread(record.fileno(), RECORD_BYTES, 0).split()[1])
     except (OSError, IndexError, ValueError, AttributeError):
         return lambda: 0
-    return lambda: int(os.pread(record, RECORD_BYTES, 0).split()[1])
+    return lambda: int(os.pread(record.fileno(), RECORD_BYTES, 0).split()[1])
 
 
 def clocked(run: Callable[[], Any]) -> Stopwatch:

@@ -85,24 +85,26 @@ class Worker:
         self.say(end=True)
 
     def drop(self, item: int, model: Any, error: Exception) -> None:
-        """Say why a subject failed, and close its model where there is one.
-
-        Where the device is gone this process ends instead: then it may be no fault of the subject's.
-        """
-        if self.backend.lost():
-            raise SystemExit(f"the device no longer answers: {one_line(error)}") from error
+        """Say why a subject failed, and close its model where there is one."""
+        self.end_where_lost(error)
         if model is not None:
             self.backend.close(model)
         self.say(failed=item, reason=one_line(error))
 
+    def end_where_lost(self, error: Exception) -> None:
+        """End this process where the device is gone: then an error may be no fault of the subject's."""
+        if self.backend.lost():
+            raise SystemExit(f"the device no longer answers: {one_line(error)}") from error
+
     def peaks(self, subject: Subject, model: Any) -> dict[str, float]:
-        """Peak memory in MiB by metric: from the graph, and as the device counted it where it does."""
-        found = {}
-        with contextlib.suppress(ValueError):
-            settings = self.backend.settings
+        """Peak memory in MiB by metric: from the graph, and as the device counted it; what fails is left out."""
+        found, settings = {}, self.backend.settings
+        with contextlib.suppress(Exception):
             found[MEMORY] = peak_activation_mib(subject.to_onnx(settings.batch), settings.precision, settings.batch)
-        measured = self.backend.memory_mib(model)
-        return found if measured is None else {**found, MEASURED_MEMORY: measured}
+        with contextlib.suppress(Exception):
+            if (measured := self.backend.memory_mib(model)) is not None:
+                found[MEASURED_MEMORY] = measured
+        return found
 
     def run(self, order: list[int], typical_ms: float) -> None:
         """A sample block of each loaded subject in `order`, between two runs of the sentinel.
@@ -136,23 +138,35 @@ class Worker:
         self.say(end=True)
 
     def meter(self, order: list[int], meter: str, window_s: float) -> None:
-        """A window of inferences of each loaded subject in `order`, and what they took of energy; first a rest."""
-        if meter not in self.rests:
-            counter = None if meter == POWER_LOG else meters.get(meter)().joules
-            time.sleep(SETTLE_S)
-            self.rests[meter] = counter, take_span(None, counter, IDLE_S)
-        counter, idle = self.rests[meter]
+        """A window of inferences of each loaded subject in `order`, and what they took of energy; first a rest.
+
+        What goes wrong here is the meter's matter: it costs a subject its energy, not its latency.
+        """
+        try:
+            counter, idle = self.rest(meter, window_s)
+        except Exception as error:
+            self.say(unmetered=order, reason=one_line(error))
+            order = []
         for item in order:
             if item not in self.models:
                 continue
             self.say(at=item, doing="meter")
             try:
-                window = take_span(partial(self.backend.run, self.models[item][0]), counter, window_s)
+                window = take_span(partial(self.backend.repeat, self.models[item][0]), counter, window_s)
             except Exception as error:
-                self.drop(item, self.models.pop(item)[0], error)
+                self.end_where_lost(error)
+                self.say(unmetered=[item], reason=one_line(error))
                 continue
             self.say(window=asdict(window), idle=asdict(idle), meter=meter, item=item)
         self.say(end=True)
+
+    def rest(self, meter: str, window_s: float) -> tuple[Counter | None, Span]:
+        """The counter of `meter`, and a rest before its first window; a log's samples have to cover both alike."""
+        if meter not in self.rests:
+            counter = None if meter == POWER_LOG else meters.get(meter)().joules
+            time.sleep(SETTLE_S)
+            self.rests[meter] = counter, take_span(None, counter, IDLE_S if counter else max(IDLE_S, window_s))
+        return self.rests[meter]
 
     def unload(self) -> None:
         for model, _ in self.models.values():
@@ -198,8 +212,9 @@ def die_with_parent() -> None:
     """Be killed when the parent dies (beside the end of input), and be the first to go when memory runs out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_FIRST))
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> None:

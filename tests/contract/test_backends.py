@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import sys
+import time
 
 import numpy as np
 import onnx
@@ -185,6 +186,22 @@ def test_the_stopwatch_times_every_run(name):
     times = [once() for _ in range(5)]
     assert all(isinstance(time, int) and time > 0 for time in times)
     assert backend.sentinel()() > 0
+    backend.close(model)
+
+
+def test_inferences_are_repeated_as_often_as_asked(name):
+    backend = backends.get(name)(Settings())
+    model = backend.compile(Subject.primitive(BLOCKS[0]))
+    truth = here(backend.run(model)[0]).copy()
+
+    def took(times: int) -> float:
+        started = time.perf_counter()
+        backend.repeat(model, times)
+        return time.perf_counter() - started
+
+    least = min(took(1) for _ in range(5))
+    assert took(200) > 20 * least, "two hundred inferences take longer than twenty"
+    np.testing.assert_array_equal(here(backend.run(model)[0]), truth)
     backend.close(model)
 
 

@@ -72,6 +72,10 @@ def test_a_folder_is_claimed_by_one_process(tmp_path: Path) -> None:
 def test_temporary_folders_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("hwnas-results", ".hwnas"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "samples.sqlite").touch()
+    (tmp_path / ".hwnas-scratch-notes").touch()
     with holding("scratch", tmp_path) as (process, dead), holding("scratch", tmp_path) as (_, living):
         (dead / "model.onnx").touch()
         process.kill()
@@ -79,6 +83,8 @@ def test_temporary_folders_of_killed_processes_are_removed(tmp_path: Path, monke
         with scratch() as own:
             assert own.is_dir() and living.is_dir() and not dead.exists()
         assert not own.exists()
+    assert len(list(tmp_path.rglob("samples.sqlite"))) == 2, "what a user called hwnas-something is no concern of ours"
+    assert (tmp_path / ".hwnas-scratch-notes").is_file()
 
 
 def test_without_locks_files_are_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +228,7 @@ def test_a_polite_kill_ends_as_ctrl_c_does(number: signal.Signals, tmp_path: Pat
         it.send_signal(number)
         _, said = it.communicate(timeout=60)
     assert it.returncode == 130 and said.splitlines()[-1] == "hwnas: interrupted; what was finished is kept"
-    assert not list(tmp_path.glob("hwnas-*"))
+    assert not list(tmp_path.glob(f"{files.SCRATCH}*"))
 
 
 def test_a_full_standard_output_is_one_line() -> None:

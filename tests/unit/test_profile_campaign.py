@@ -90,6 +90,16 @@ def test_rounds_are_interleaved(tmp_path):
     assert len({tuple(r[3] for r in rounds[i : i + 3]) for i in range(0, len(rounds), 3)}) > 1
 
 
+def test_what_is_claimed_is_renewed_while_subjects_load(tmp_path, monkeypatch):
+    """A chunk of kernels that are tuned loads for longer than a lease lasts."""
+    done = []
+    for name in ("renew", "compiled"):
+        before = getattr(Store, name)
+        monkeypatch.setattr(Store, name, lambda *a, name=name, before=before: (done.append(name), before(*a)))
+    campaign(tmp_path / "s", "ok 1", "ok 2")
+    assert done[: done.index("compiled")].count("renew") >= 1
+
+
 def test_the_circumstances_are_recorded(tmp_path):
     campaign(tmp_path / "s", "ok 1")
     with Store(tmp_path / "s") as store:

@@ -1,6 +1,7 @@
 """Metrics beyond latency: energy from counters and logs, peak memory, and what the device's conditions do."""
 
 import gc
+import io
 import math
 import sys
 import time
@@ -17,7 +18,7 @@ from onnx import TensorProto, helper
 from hwnas.core.errors import InputError, ParseError, UnknownNameError
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
-from hwnas.profile import Effort, Settings, nvidia, profile
+from hwnas.profile import Effort, Settings, nvidia, profile, worker
 from hwnas.profile.backends import backends
 from hwnas.profile.backends import cuda as gpu_timing
 from hwnas.profile.block import Block
@@ -28,6 +29,8 @@ from hwnas.profile.memory import peak_activation_mib
 from hwnas.profile.meters import (
     ABOVE_IDLE,
     ENERGY,
+    LEAST_RUNS,
+    LONGEST_S,
     POWER_LOG,
     WINDOW,
     Metering,
@@ -75,8 +78,8 @@ class Machine:
         self.now += 1e-7
         return self.now
 
-    def run(self) -> None:
-        self.now += self.run_s
+    def run(self, times: int) -> None:
+        self.now += times * self.run_s
 
     def rest(self, seconds: float) -> None:
         self.now += seconds
@@ -102,6 +105,38 @@ def test_a_counter_that_stands_still_is_an_error():
     machine = Machine(0.0, 0.1)
     with pytest.raises(RuntimeError, match="did not move for 10 s"):
         take_span(machine.run, machine.joules, 1.0, machine.clock)
+
+
+def test_a_window_of_long_inferences_ends():
+    machine = Machine(5.0, 0.1, run_s=2.5)
+    window = take_span(machine.run, machine.joules, 1.0, machine.clock)
+    assert LONGEST_S <= window.seconds < LONGEST_S + 3 * machine.run_s and 1 < window.runs < LEAST_RUNS
+    assert window.joules / window.runs == pytest.approx(5.0 * machine.run_s, rel=0.01)
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_rest_is_as_long_as_the_window_of_a_log(monkeypatch):
+    """As many samples have to cover it."""
+    asked = []
+    monkeypatch.setattr(worker, "SETTLE_S", 0)
+    monkeypatch.setattr(worker, "take_span", lambda run, counter, least_s: asked.append(least_s))
+    for meter, window_s in ((POWER_LOG, 12.5), ("fake", 12.5)):
+        worker.Worker(io.StringIO()).rest(meter, window_s)
+    worker.Worker(io.StringIO()).rest(POWER_LOG, 0.1)
+    assert asked == [12.5, worker.IDLE_S, worker.IDLE_S]
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_meter_that_fails_costs_the_energy_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HWNAS_FAKE_WATTS", "broken")
+    subjects, effort = [Subject("onnx", "ok 1"), Subject("onnx", "ok 2")], Effort(metering=Metering("fake", 0.2))
+    with Store(tmp_path / "s") as store:
+        run_campaign(store, TARGET, Settings(), subjects, effort=effort)
+        history = History(store, TARGET)
+        assert all(found.verdict == "steady" for found in history.measurements(subjects).values())
+        energies = history.measurements(subjects, metric=ENERGY).values()
+    assert {found.verdict for found in energies} == {"unmeasurable"}
+    assert capsys.readouterr().err.count("no energy is read: ValueError: could not convert string to float") == 1
 
 
 def test_power_at_rest_is_subtracted_and_recorded():

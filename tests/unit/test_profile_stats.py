@@ -2,6 +2,7 @@
 
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hwnas.profile.timer import (
     WAKE_S,
     Pace,
     await_speed,
+    clocked,
     take_block,
     wake_up,
     warm_up,
@@ -376,6 +378,16 @@ def test_a_processor_is_woken_up_for_long_enough_to_reach_its_speed():
     begun, runs = time.perf_counter(), []
     wake_up(lambda: runs.append(0) or 0)
     assert time.perf_counter() - begun >= WAKE_S and runs
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc here")
+def test_stopwatches_leave_no_files_open():
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    clocked(lambda: None)()
+    before, kept = opened(), [clocked(lambda: None) for _ in range(50)]
+    assert opened() == before and all(once() >= 0 for once in kept)
 
 
 def test_a_block_waits_for_the_typical_speed():

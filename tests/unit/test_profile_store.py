@@ -12,7 +12,7 @@ import pytest
 
 from hwnas.core.errors import StoreError
 from hwnas.core.target import Target
-from hwnas.profile.store import Sample, Store
+from hwnas.profile.store import LEASE_S, RENEW_S, Sample, Store
 
 TARGET = Target("board", "fake", "1.0")
 
@@ -94,6 +94,20 @@ def test_a_claim_of_another_host_ends_with_its_lease(store):
     for item, expires in zip(items, (time.time() - 1, time.time() + 99), strict=True):
         store._db.execute("INSERT INTO claim VALUES (?, 'x', 'elsewhere', 1, 0, ?)", (item, expires))
     assert store.claim(items, 9) == items[:1]
+
+
+def test_a_lease_is_renewed_now_and_then(store, monkeypatch):
+    (item,) = store.ask(store.target(TARGET), 0, "a").values()
+    store.claim([item], 1)
+    begun = time.time()
+    for later, expires in (
+        (60, 60 + LEASE_S),
+        (60 + RENEW_S / 2, 60 + LEASE_S),
+        (60 + RENEW_S, 60 + RENEW_S + LEASE_S),
+    ):
+        monkeypatch.setattr(time, "time", lambda now=begun + later: now)
+        store.renew()
+        assert store._all("SELECT expires FROM claim") == [(pytest.approx(begun + expires, abs=0.01),)]
 
 
 def one_line(error: pytest.ExceptionInfo[StoreError]) -> str:

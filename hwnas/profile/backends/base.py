@@ -128,6 +128,14 @@ class Backend(ABC):
     def run(self, model: Any) -> Sequence[Any]:
         """One inference, ended when it returns; gives the outputs where they lie, on the device or here."""
 
+    def repeat(self, model: Any, times: int) -> None:
+        """So many inferences one after the other, the last of them ended; overridden where `run` does more than that.
+
+        The energy of an inference is read from these.
+        """
+        for _ in range(times):
+            self.run(model)
+
     @abstractmethod
     def close(self, model: Any) -> None:
         """Free what `compile` made."""

@@ -86,7 +86,7 @@ class OnnxRuntime(Backend):
         import onnxruntime
 
         provider = self.providers[self.settings.device]
-        if self.settings.device == "gpu":
+        if self.settings.device == "gpu" and hasattr(onnxruntime, "preload_dlls"):  # since 1.21
             onnxruntime.preload_dlls()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.settings.threads

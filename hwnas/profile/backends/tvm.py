@@ -118,6 +118,14 @@ class Tvm(Backend):
         several = outputs if isinstance(outputs, list | tuple) else [outputs]
         return [np.from_dlpack(output) if here else output.numpy() for output in several]
 
+    def repeat(self, model: Loaded, times: int) -> None:
+        """On the device alone: neither calls nor outputs pass the network between a board's inferences."""
+        if self.board is None and self.settings.device == "cpu":
+            for _ in range(times):
+                model.machine.invoke_stateful(MAIN)
+        else:
+            model.machine.time_evaluator(INVOKE, self.device, number=times)(MAIN)
+
     def close(self, model: Loaded) -> None:
         model.machine = None
         model.inputs.clear()
