@@ -126,6 +126,16 @@ def test_trtexec_times_after_ten_seconds_are_coarse(tmp_path: Path) -> None:
         record(tmp_path, "a.times.json", json.dumps([*early, early[-1]]))
 
 
+def test_trtexec_queries_of_several_streams_overtake_each_other(tmp_path: Path) -> None:
+    """They stand in the order of their transfers to the GPU; without these, in that of their computing."""
+    queries = [{"startH2dMs": float(n), **entry(n + 1 + (n % 2) * -1.5 + 3, 0.5)} for n in range(10)]
+    assert latency(record(tmp_path, "a.times.json", json.dumps(queries))) == pytest.approx(0.5)
+    for query in queries:
+        del query["startH2dMs"]
+    with pytest.raises(ParseError, match="not in order"):
+        record(tmp_path, "a.times.json", json.dumps(queries))
+
+
 def test_trtexec_layers_without_times_have_none(tmp_path: Path) -> None:
     (tmp_path / "a.layers.json").write_text(json.dumps({"Layers": ["conv1", "relu1"], "Bindings": []}))
     report = parse([tmp_path], out=tmp_path / "t.csv")
@@ -486,6 +496,18 @@ def test_onnxruntime_bodies_of_if_and_loop_are_within_their_nodes_time(tmp_path:
     assert latency(found) == 0.24
     with pytest.raises(ParseError, match="doubled"):
         record(tmp_path, "a_profile.json", json.dumps([*events[:1], *events]))
+
+
+def test_onnxruntime_nodes_run_side_by_side_in_several_threads(tmp_path: Path) -> None:
+    """No thread takes longer than the run; all of them together may."""
+    events: list[dict[str, Any]] = []
+    for start in range(0, 3000, 1000):
+        events += [event("model_run", start, 100), event("left", start + 10, 80), event("right", start + 15, 85)]
+        events[-1]["tid"] = 8
+    found = record(tmp_path, "a_profile.json", json.dumps(events))
+    assert latency(found) == 0.1 and {part.latency_ms for part in found.parts} == {0.08, 0.085}
+    with pytest.raises(ParseError, match="run 1 took 100 us, its nodes 165 us"):
+        record(tmp_path, "a_profile.json", json.dumps([{**each, "tid": 7} for each in events]))
 
 
 def test_onnxruntime_providers_are_targets_of_their_own(tmp_path: Path) -> None:

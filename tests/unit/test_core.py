@@ -140,11 +140,24 @@ def test_a_broken_table_names_its_line(tmp_path: Path, old: str, new: str, line:
         CostTable.load(path)
 
 
+def test_energy_above_rest_may_be_none(tmp_path: Path) -> None:
+    costs = {"energy_mj": Cost(2.0), "above_idle_energy_mj": Cost(0.0)}
+    CostTable(Target("board", "onnxruntime"), {"a": costs}).save(tmp_path / "t.csv")
+    assert CostTable.load(tmp_path / "t.csv").rows["a"]["above_idle_energy_mj"].value == 0
+    costs["energy_mj"] = Cost(0.0)
+    CostTable(Target("board", "onnxruntime"), {"a": costs}).save(tmp_path / "t.csv")
+    with pytest.raises(ParseError, match=r"energy_mj of a is '0\.0'"):
+        CostTable.load(tmp_path / "t.csv")
+
+
 def test_tables_merge_only_where_they_agree() -> None:
     a, b = table(a=Cost(1.0), b=Cost(2.0)), table(b=Cost(2.0), c=Cost(3.0))
     assert sorted(a.merge(b).rows) == ["a", "b", "c"]
     with pytest.raises(InputError, match="disagree"):
         a.merge(table(a=Cost(1.1)))
+    unknown = float("nan")
+    assert unknown is not math.nan and Cost(1.0, unknown, unknown).same(Cost(1.0)), "of any NaN"
+    a.merge(table(a=Cost(1.0, unknown, unknown)))
     other = CostTable(Target("gpu", "onnxruntime"), {}, name="other.csv")
     with pytest.raises(TargetMismatchError, match=r"other\.csv"):
         a.merge(other)

@@ -43,6 +43,7 @@ from hwnas.profile.meters import (
 )
 from hwnas.profile.metrics import Plan, read_log
 from hwnas.profile.power import MeterLog, integrate, uncovered
+from hwnas.profile.process import worker_environment
 from hwnas.profile.stats import measure, summarise
 from hwnas.profile.store import Reading, Sample, Store
 from hwnas.profile.subject import Subject
@@ -534,6 +535,9 @@ def test_the_driver_s_word_on_a_gpu():
     assert "throttled" not in gpu.conditions(), "an idle or synchronised clock is not held down"
     nvml.reasons = 0x04 | 0x40
     assert gpu.conditions()["throttled"] == "power cap, hardware thermal slowdown"
+    nvml.nvmlDeviceGetCurrentClocksEventReasons = lambda handle: nvml.nvmlDeviceGetTemperature(handle, 0)
+    nvml.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: 0x80
+    assert gpu.conditions()["throttled"] == "power brake", "as older drivers tell it"
 
 
 class FakeLibrary:
@@ -561,8 +565,11 @@ def test_a_gpu_is_found_by_cuda_alone(monkeypatch):
     for library, found in ((FakeLibrary(), ["NVIDIA Fake"]), (FakeLibrary(100), [])):
         monkeypatch.setattr(nvidia.ctypes, "CDLL", lambda name, library=library: library)
         assert nvidia.names() == found
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     monkeypatch.setattr(nvidia.ctypes, "CDLL", lambda name: FakeLibrary())
+    monkeypatch.setattr(nvidia, "Path", Path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert nvidia.names() == ["NVIDIA Fake"] and worker_environment(1)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert nvidia.names() == []
 
 
