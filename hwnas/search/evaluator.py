@@ -86,7 +86,7 @@ class Evaluator:
     ) -> None:
         self.problem, self.rng = problem, rng
         self.known = problem.known()
-        self._pool = rng.permutation(_all_of(problem.space) if self.known is None else self.known)
+        self._pool = self._promising_first(rng.permutation(all_of(problem.space) if self.known is None else self.known))
         self._next, self._start = 0, start
         self.limit = min(limit, len(self._pool) or limit)
         self.evaluations = self.proposals = 0
@@ -99,6 +99,13 @@ class Evaluator:
         self._seen = RowSet()
         self._known_hashes = None if self.known is None else np.sort(self._hash(self.known))
         self._feasible: list[Scored] = []
+
+    def _promising_first(self, pool: Population) -> Population:
+        """`pool` with those in front that keep the budgets: there may be few, and all are known."""
+        if not len(pool):
+            return pool
+        violation = self.problem.violation(pool, self.problem.cost_values(pool))
+        return pool[np.argsort(violation > 0, kind="stable")]
 
     @property
     def exhausted(self) -> bool:
@@ -114,7 +121,10 @@ class Evaluator:
         )
 
     def sample(self, n: int) -> Population:
-        """`n` architectures drawn at random; from a small space, or from a table, each once before any comes again."""
+        """`n` architectures drawn at random; from a small space, or from a table, each once before any comes again.
+
+        Of these the ones that keep the budgets come first.
+        """
         if not len(self._pool):
             drawn, start, self._start = self.problem.space.sample(n, self.rng), self._start, None
             return drawn if start is None else np.concatenate([start, drawn])[:n]
@@ -171,7 +181,7 @@ class Evaluator:
         return scored
 
 
-def _all_of(space: SearchSpace) -> Population:
+def all_of(space: SearchSpace) -> Population:
     """Every canonical genotype of a small space; none of a large one."""
     if prod(int(choices) for choices in space.choices) > ENUMERATED:
         return np.empty((0, len(space.choices)), np.int16)

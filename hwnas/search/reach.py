@@ -8,6 +8,7 @@ import numpy as np
 
 from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InfeasibleBudgetError
+from hwnas.search.evaluator import all_of
 from hwnas.search.moves import neighbours
 from hwnas.search.problem import ACCURACY, Problem
 from hwnas.search.source import Source
@@ -22,8 +23,10 @@ STARTS = 4
 def reachable(source: Source, space: SearchSpace, known: Population | None = None) -> Range:
     """The least and the most of a cost, in its unit.
 
-    Exact where the cost is a sum over blocks or comes from a table; else the ends that a descent finds.
+    Exact where the cost is a sum over blocks, comes from a table, or the space is small; else the ends that a descent
+    finds.
     """
+    known = _countable(space, known)
     if known is not None:
         values = source.predict(known)
         return float(np.nanmin(values)), float(np.nanmax(values))
@@ -32,6 +35,13 @@ def reachable(source: Source, space: SearchSpace, known: Population | None = Non
     least = source.predict(minimise(source.predict, space)[None])[0]
     most = source.predict(minimise(lambda population: -source.predict(population), space)[None])[0]
     return float(least), float(most)
+
+
+def _countable(space: SearchSpace, known: Population | None) -> Population | None:
+    """The architectures that can be looked at one by one: those `known`, or all of a small space; else None."""
+    if known is None and len(every := all_of(space)):
+        return every
+    return known
 
 
 def minimise(function: Callable[[Population], Array], space: SearchSpace) -> Population:
@@ -77,9 +87,12 @@ def check_reach(problem: Problem, known: Population | None) -> dict[str, Range]:
         ranges[name] = ranges.get(name) or reachable(problem.costs[name], problem.space, known)
         least, most = ranges[name]
         if (constraint.bound < least) if constraint.upper else (constraint.bound > most):
+            sure = problem.costs[name].additive is not None or _countable(problem.space, known) is not None
+            option = f"--{'max' if constraint.upper else 'min'} {name}"
+            has = "has" if sure else "was found with"
             raise InfeasibleBudgetError(
-                f"no network of {problem.space.spec} has {constraint}: {name} reaches from {least:.6g} to {most:.6g}; "
-                f"set --{'max' if constraint.upper else 'min'} {name} in that range, or choose another space"
+                f"no network of {problem.space.spec} {has} {constraint}: {name} reaches "
+                f"from {least:.6g} to {most:.6g}; set {option} in that range, or choose another space"
             )
     return ranges
 
@@ -98,10 +111,14 @@ def infeasible(problem: Problem, ranges: dict[str, Range], best_accuracy: float 
 
 
 def first_feasible(problem: Problem) -> Population | None:
-    """An architecture that keeps all constraints on costs, shape (1, genes); None where a descent finds none."""
+    """An architecture that keeps all constraints on costs, shape (1, genes).
+
+    None where there is none, or where in a large space a descent finds none.
+    """
 
     def violation(population: Population) -> Array:
         return problem.violation(population, problem.cost_values(population))
 
-    row = minimise(violation, problem.space)[None]
+    every = _countable(problem.space, problem.known())
+    row = minimise(violation, problem.space)[None] if every is None else every[[violation(every).argmin()]]
     return row if violation(row)[0] == 0 else None

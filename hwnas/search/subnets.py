@@ -19,11 +19,14 @@ from hwnas.predict.metrics import score
 from hwnas.search.rows import RowHash
 from hwnas.search.source import Source, translation
 from hwnas.spaces import SearchSpace
+from hwnas.spaces.base import GENE_TYPE
 
 SUB_NETWORKS = 300
 SECONDS = 120.0
 FEWEST = 20
 SEED = 0
+LIKINGS = np.array([1.0, 1 / 3, 3.0, 1 / 10, 10.0])
+"""Powers of uniform numbers: a third draws the last choices more often than the first, three the first."""
 
 
 def supernet_source(
@@ -93,11 +96,17 @@ def fitted_accuracy(
 
 
 def spread(space: SearchSpace, n: int) -> Population:
-    """`n` distinct architectures: the smallest and the largest, then random ones spread evenly over the MACs."""
-    pool = space.distinct(space.sample(10 * n, SEED))
+    """`n` distinct architectures: the smallest and the largest, then random ones spread evenly over the MACs.
+
+    Genes drawn uniformly hardly ever give a network near either end, where budgets are tight or loose, so many are
+    drawn with a liking for the first or the last choices.
+    """
+    rng = np.random.default_rng(SEED)
+    u = rng.random((len(LIKINGS), 10 * n // len(LIKINGS), len(space.choices)))
+    liked = (u ** LIKINGS[:, None, None] * space.choices).astype(GENE_TYPE).reshape(-1, len(space.choices))
+    pool = space.distinct(np.concatenate([[0 * space.choices, space.choices - 1], liked]))
     macs = space.macs(pool)
     order = np.argsort(macs, kind="stable")
-    rng = np.random.default_rng(SEED)
     ends, targets = order[[0, -1]], rng.uniform(macs.min(), macs.max(), n)
     nearest = order[np.minimum(np.searchsorted(macs[order], targets), len(order) - 1)]
     chosen = np.concatenate([ends, nearest, rng.permutation(len(pool))])

@@ -101,10 +101,12 @@ class ElasticBlock(PrimitiveModule):
         """Reorder the expanded channels by the L1 norm of the weights that read them, most important first.
 
         Channels stay on their side of every width in `opened` (channels that narrower blocks already use), so that the
-        outputs of those blocks keep their value. The squeezed channels are sorted likewise, all together.
+        outputs of those blocks keep their value. The squeezed channels are sorted likewise, all together. A block that
+        may run without an expansion keeps its order, which is that of its inputs.
         """
         state = self.tensors(self.primitive)
-        if "project.weight" not in state or "depthwise.weight" not in state:
+        expanded = all(any(node.name == "expand" for node in member.body) for member in self.members)
+        if not expanded or "project.weight" not in state or "depthwise.weight" not in state:
             return
         _reorder(state, EXPANDED_CHANNELS, _order(state["project.weight"], opened))
         if "se_expand.weight" in state:

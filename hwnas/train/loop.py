@@ -128,6 +128,7 @@ class Run:
                     self._phase(phase, range(max(done, start), end), start, momentum, task, log)
                     momentum = {}
                     self._save(end, None, finished=end == total)
+                    self.group.wait()
         if not phases and not done:
             self._save(0, None, finished=True)
 
@@ -202,7 +203,10 @@ class Run:
         return optimizer
 
     def _save(self, step: int, optimizer: torch.optim.SGD | None, finished: bool = False) -> None:
-        """Write the checkpoint before `step`; without an optimiser the next step starts one afresh."""
+        """Write the checkpoint before `step`; without an optimiser the next step starts one afresh.
+
+        The first process does; the others do not wait for it, since each would find by its own clock when that is due.
+        """
         if self.group.rank == 0:
             others = {} if finished else self.others
             course = {f"{name}.{key}": t for name, m in others.items() for key, t in m.state_dict().items()}
@@ -213,7 +217,6 @@ class Run:
             groups = {"weights": self.model.state_dict(), "course": course}
             checkpoint.save(self.folder, self.document, step, groups, {**self.about, "finished": finished})
             self.saved = step
-        self.group.wait()
 
     def _restore(self) -> tuple[int, dict[str, Tensor]]:
         """The step to go on from and the optimiser's momentum; weights are put in place."""

@@ -24,14 +24,17 @@ TEACHER = "teacher"
 
 @algorithms.register("ofa")
 def once_for_all(run: Run, network: ElasticNetwork, config: SupernetConfig, evaluator: Evaluator) -> list[Phase]:
-    """The phases of `config.rule`; the teacher is the largest network as it was at the end of its own phase."""
+    """The phases of `config.rule`; the teacher is the largest network as it was at the end of its own phase.
+
+    As published, it takes BatchNorm's statistics from each batch, so that they are those of the batch's resolution.
+    """
     plan, fields = stages(config), {gene.field for gene in network.space.genes}
     if config.rule == "progressive" and not ALL.keys() <= fields:
         raise InputError(
             f"progressive shrinking is made for ofa-mbv3 and ofa-mbv2: use rule: sandwich for {config.space}"
         )
     if config.rule == "progressive":
-        run.others[TEACHER] = network.extract(network.space.choices - 1).requires_grad_(False).eval()
+        run.others[TEACHER] = network.extract(network.space.choices - 1).requires_grad_(False).train()
     return [ElasticPhase(stage, run, network, config, evaluator) for stage in plan]
 
 
@@ -62,12 +65,12 @@ class ElasticPhase(Phase):
         drawn = sample(self._choices, max(0, self.stage.subnets - len(names)), rng)
         if len(drawn) and step % self.stage.bounds_every:
             names = []
-        found = [(name, bounds[name]) for name in names] + [(self.network.space.format(row), row) for row in drawn]
+        rows = [*(bounds[name] for name in names), *drawn]
         if self._resolution is not None:
             chosen = rng.choice(self._choices[self._resolution])
-            for _, row in found:
+            for row in rows:
                 row[self._resolution] = chosen
-        return found
+        return list(zip([*names, *map(self.network.space.format, drawn)], rows, strict=True))
 
     def _bound(self, end: int) -> Population:
         return np.array([values[end] for values in self._choices], dtype=GENE_TYPE)

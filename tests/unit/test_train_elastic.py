@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hwnas.core.errors import InputError
-from hwnas.spaces import SearchSpace, get_space
-from hwnas.train.elastic import ElasticNetwork
+from hwnas.spaces import Primitive, SearchSpace, get_space
+from hwnas.train.elastic import ElasticNetwork, _expansions
 
 SPECS = (
     "ofa-mbv3:width=0.25,resolution=32/48,num_classes=10",
@@ -38,6 +38,54 @@ def test_a_network_taken_out_gives_what_it_gave_inside(network: ElasticNetwork) 
         alone = network.extract(row)
         assert isinstance(alone, type(space.build(row)))
         torch.testing.assert_close(alone(x), network(x, row), rtol=0, atol=1e-5)
+
+
+def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal to 1e-5, and not because inputs make no difference: in a whole network not trained yet they make none."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert expected.std(dim=0).max() > 0.002
+
+
+def inputs(primitive: Primitive) -> torch.Tensor:
+    return torch.randn(4, *primitive.inputs[0], generator=torch.Generator().manual_seed(7))
+
+
+def test_every_block_taken_out_gives_what_it_gave_inside(network: ElasticNetwork) -> None:
+    space = network.space
+    for row in [*space.sample(5, 0), space.choices - 1, np.zeros_like(space.choices)]:
+        for alone, (block, primitive) in zip(network.extract(row).blocks, network.running(row), strict=True):
+            x = inputs(primitive)
+            assert_same(alone(x), block.run(primitive, space.bn_eps, x))
+
+
+@pytest.mark.parametrize("spec", [*SPECS, "mnasnet:resolution=32,num_classes=4"])
+def test_sorting_channels_keeps_the_outputs_of_every_block(spec: str) -> None:
+    """Of its largest member, and of every member whose width was in use before."""
+    space = get_space(spec)
+    network = ElasticNetwork(space, seed=1).eval()
+
+    def outputs(*expansions: int) -> list[torch.Tensor]:
+        found = []
+        for index, block in enumerate(network.blocks):
+            widest = max(p.number("mid") for p in block.members) if "depthwise" in block._modules else 0
+            for e, member in _expansions(space)[index]:
+                if e in expansions or (e is not None and member.number("mid") == widest) or e is None:
+                    found.append(block.run(member, space.bn_eps, inputs(member)))
+        return found
+
+    kept = [block.depthwise.weight.clone() for block in network.blocks if "depthwise" in block._modules]
+    for opened in ((), (4,)):
+        before = outputs(*opened)
+        network.sort_channels(opened)
+        for now, then in zip(outputs(*opened), before, strict=True):
+            assert_same(now, then)
+    now = [block.depthwise.weight for block in network.blocks if "depthwise" in block._modules]
+    moved = sum(not torch.equal(a, b) for a, b in zip(now, kept, strict=True))
+    assert moved == sum(
+        all(member.number("mid") for member in block.members)
+        for block in network.blocks
+        if "depthwise" in block._modules
+    ), "all but those that may run without an expansion, whose depthwise channels are their inputs"
 
 
 @pytest.mark.parametrize("spec", ["mnasnet:resolution=32,num_classes=4"])
