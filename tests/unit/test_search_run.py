@@ -12,7 +12,8 @@ from hwnas.fpga import get_target, runs_on, supported
 from hwnas.search import Problem, Result, Source, make_problem, search, solve
 from hwnas.search.moves import crossover, crowding, mutate, neighbours, nondominated, ranks
 from hwnas.search.reach import minimise, reachable
-from hwnas.search.rows import RowHash, RowSet
+from hwnas.search.rows import RowHash, RowSet, RowTable
+from hwnas.search.subnets import spread
 from hwnas.spaces import get_space
 
 SPEC = "ofa-mbv3:width=0.5,resolution=64/96"
@@ -120,6 +121,49 @@ def test_minimise_finds_the_least_of_a_small_space() -> None:
         return values[np.arange(6), population].sum(1)
 
     assert function(minimise(function, space)[None])[0] == function(everything("nasbench201")).min()
+
+
+def test_the_reach_of_a_small_space_is_exact_however_rugged_the_cost() -> None:
+    """A budget that three of 15,625 random latencies keep is found and used up, by whatever seed."""
+    space = get_space("nasbench201")
+    every = everything("nasbench201")
+    latencies, accuracies = np.random.default_rng(0).random((2, len(every)))
+    powers = 5 ** np.arange(len(space.choices))
+    index = np.empty(len(every), dtype=int)
+    index[every @ powers] = np.arange(len(every))
+    rugged = Source("rugged", "latency_ms", lambda population: latencies[index[population @ powers]])
+    accuracy = Source("random", "accuracy", lambda population: accuracies[index[population @ powers]])
+    assert reachable(rugged, space) == (latencies.min(), latencies.max())
+    budget = np.sort(latencies)[2]
+    best = accuracies[latencies <= budget].max()
+    for seed in range(3):
+        found = search(space, accuracy, {"latency_ms": rugged}, max={"latency_ms": budget}, evaluations=500, seed=seed)
+        assert found.best.accuracy == best
+
+
+@pytest.mark.parametrize("feasible", [1, 10])
+def test_the_networks_of_a_table_that_keep_a_budget_are_all_met(feasible: int) -> None:
+    rng = np.random.default_rng(1)
+    known = SPACE.distinct(SPACE.sample(20_000, 1))
+    latencies, accuracies = rng.random((2, len(known)))
+
+    def column(values: np.ndarray, name: str) -> Source:
+        table = RowTable(known, values)
+        return Source("table", name, lambda population: table(population, np.nan), known=known)
+
+    budget = np.sort(latencies)[feasible - 1]
+    costs = {"latency_ms": column(latencies, "latency_ms")}
+    for seed in range(3):
+        result = search(SPACE, column(accuracies, "accuracy"), costs, max={"latency_ms": budget}, seed=seed)
+        assert result.best.accuracy == accuracies[latencies <= budget].max()
+
+
+def test_the_accuracy_model_sees_the_whole_of_the_space() -> None:
+    population = spread(SPACE, 100)
+    macs, ends = SPACE.macs(population), SPACE.macs(np.stack([0 * SPACE.choices, SPACE.choices - 1]))
+    assert (macs.min(), macs.max()) == tuple(ends) and len(SPACE.distinct(population)) == 100
+    counts, _ = np.histogram(macs, bins=5, range=tuple(ends.tolist()))
+    assert counts.min() >= 8
 
 
 @pytest.mark.parametrize(("end", "bound"), [("max", 1.0), ("min", 9e9)])
