@@ -140,4 +140,6 @@ def calibrate_command(
 
     report = calibrate_file(table, get_target(target), out, get_space(space) if space else None, metric).to_json()
     text = f"{out}: fitted to {report['n']} measurements, held-out MAPE {report['held_out_mape']:.2f} %"
+    if assumed := report["provenance"]["assumed"]:
+        text += f"; not measured, and taken from the model that ships: {', '.join(assumed)}"
     show(report, text, as_json)

@@ -210,8 +210,7 @@ def quickstart_command(
         [
             f"{c['budget']:.3f}",
             f"{c['predicted']:.3f}",
-            f"{c['measured']:.3f}",
-            f"{c['low']:.3f} to {c['high']:.3f}",
+            *(["-", "-"] if c["measured"] is None else [f"{c['measured']:.3f}", f"{c['low']:.3f} to {c['high']:.3f}"]),
             f"{accuracy:.3f}",
             c["status"],
         ]

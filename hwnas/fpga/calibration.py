@@ -16,7 +16,7 @@ from hwnas.core.errors import InputError
 from hwnas.core.table import CostTable
 from hwnas.core.units import LATENCY, quantity_of
 from hwnas.fpga.demand import block_demand, column, network_demand
-from hwnas.fpga.model import LATENCY_TERMS, MOVED, DpuModel, EnergyModel, nanoseconds
+from hwnas.fpga.model import LATENCY_TERMS, MOVED, DpuModel, EnergyModel, nanoseconds, shipped_model
 from hwnas.fpga.targets import DpuTarget
 from hwnas.spaces import Primitive, SearchSpace
 
@@ -24,14 +24,13 @@ MIN_SAMPLES = 8
 FOLDS = 5
 ROBUST_STEPS = 15
 ROBUST_FLOOR = 0.02
-ASSUMED = {"gate_cycles": 1.0}
 
 
 def fit(demand: NDArray[np.float64], latency_ms: ArrayLike, target: DpuTarget) -> DpuModel:
     """Calibrate the latency on measurements.
 
     Least absolute relative error by iteratively re-weighted non-negative least squares. A term that none of the
-    measurements exercises takes the value of `ASSUMED` (one cycle a cycle for the gates) and is named as assumed.
+    measurements exercises keeps the value of the model that ships for the target, and is named as assumed.
 
     Args:
         demand: (n, terms) of what was measured, from `block_demand` or `network_demand`.
@@ -50,7 +49,7 @@ def fit(demand: NDArray[np.float64], latency_ms: ArrayLike, target: DpuTarget) -
     for _ in range(ROBUST_STEPS):
         solution, _ = nnls(rows * weights[:, None], weights)
         weights = 1 / np.sqrt(np.maximum(np.abs(rows @ solution - 1), ROBUST_FLOOR))
-    coefficients = {term: ASSUMED.get(term, 0.0) for term in LATENCY_TERMS}
+    coefficients = dict(shipped_model(target).coefficients)
     fitted = [term for term, seen in zip(LATENCY_TERMS, used, strict=True) if seen]
     coefficients.update(zip(fitted, map(float, solution / scale[used]), strict=True))
     provenance = {
@@ -81,14 +80,19 @@ def fit_energy(demand: NDArray[np.float64], latency_ms: ArrayLike, energy_mj: Ar
     return EnergyModel(static, mac, byte, f"{source}; {len(e)} samples, {error:.1f} % mean error")
 
 
-def calibrate(table: CostTable, target: DpuTarget) -> DpuModel:
-    """A model from a table of blocks measured alone on the board: `latency_ms`, and `energy_mj` where it is there.
+def calibrate(table: CostTable, target: DpuTarget, metric: str = "latency_ms") -> DpuModel:
+    """A model from a table of blocks measured alone on the board: `metric`, and `energy_mj` where it is there.
 
-    Raises `InputError` where the table is simulated, has no latencies or blocks that the DPU has no engine for.
+    Raises `InputError` where the table is simulated, of several images at once, has no such latencies or blocks that
+    the DPU has no engine for.
     """
     if table.target.origin == "simulated":
         raise InputError(f"{table.name} is simulated; calibrate from measurements")
-    keys, demand, latency = _measured_blocks(table, target)
+    if table.target.batch != 1:
+        raise InputError(
+            f"{table.name} is of batch {table.target.batch}; a DPU takes one image: give a table of batch 1"
+        )
+    keys, demand, latency = _measured_blocks(table, target, metric)
     model = fit(demand, latency, target)
     measured = [i for i, key in enumerate(keys) if "energy_mj" in table.rows[key]]
     energy = None
@@ -98,11 +102,15 @@ def calibrate(table: CostTable, target: DpuTarget) -> DpuModel:
     return DpuModel(model.coefficients, energy, {**model.provenance, "data": table.name})
 
 
-def _measured_blocks(table: CostTable, target: DpuTarget) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+def _measured_blocks(
+    table: CostTable, target: DpuTarget, metric: str
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
     """Keys of the blocks that have a latency, their demand (n, quantities) and their latencies (n,) in ms."""
-    keys = [key for key, row in table.rows.items() if "latency_ms" in row and row["latency_ms"].value > 0]
+    if metric not in table.metrics:
+        raise InputError(f"{table.name} has no column {metric}; it has {', '.join(table.metrics) or 'none'}")
+    keys = [key for key, row in table.rows.items() if metric in row and row[metric].value > 0]
     demand = block_demand([Primitive.from_key(key) for key in keys], target)
-    return keys, demand, np.array([table.rows[key]["latency_ms"].value for key in keys])
+    return keys, demand, np.array([table.rows[key][metric].value for key in keys])
 
 
 def calibrate_networks(
@@ -163,8 +171,8 @@ def calibrate_file(
         raise InputError(f"{metric} is no latency in milliseconds, which the cycles of a DPU are fitted to")
     if space is None:
         table = CostTable.load(path)
-        model = calibrate(table, target)
-        keys, demand, latency = _measured_blocks(table, target)
+        model = calibrate(table, target, metric)
+        keys, demand, latency = _measured_blocks(table, target, metric)
         skipped = len(table.rows) - len(keys)
     else:
         columns = read_columns(path, ("arch", metric), required=("arch", metric))

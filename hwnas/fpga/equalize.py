@@ -8,6 +8,8 @@ Correction, ICCV 2019, section 4.1, here for whole groups of tensors and with th
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,6 +68,7 @@ def _groups(model: onnx.ModelProto, weights: dict[str, Array]) -> list[Group]:
         return name
 
     makers = {name: node for node in model.graph.node for name in node.output}
+    uses = Counter(name for node in model.graph.node for name in node.input)
     blocked = [value.name for value in (*model.graph.input, *model.graph.output)]
     joins: list[tuple[str, str]] = []
     for node in model.graph.node:
@@ -75,7 +78,7 @@ def _groups(model: onnx.ModelProto, weights: dict[str, Array]) -> list[Group]:
         elif node.op_type == "Mul" and len(data) == 2 and _gate(data[1], makers):
             joins.append((data[0], node.output[0]))
             blocked.append(data[1])
-        elif not (node.op_type == "Conv" and len(data) == 1 and node.input[1] in weights and _plain(node, weights)):
+        elif not (node.op_type == "Conv" and len(data) == 1 and _plain(node, weights, uses)):
             blocked += [*data, *node.output]
     for left, right in joins:
         parent[root(left)] = root(right)
@@ -96,8 +99,10 @@ def _gate(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
     return name in makers and makers[name].op_type in GATES
 
 
-def _plain(node: onnx.NodeProto, weights: dict[str, Array]) -> bool:
+def _plain(node: onnx.NodeProto, weights: dict[str, Array], uses: Mapping[str, int]) -> bool:
     """An ordinary or a depthwise convolution whose weights nothing else uses."""
+    if node.input[1] not in weights or any(uses[name] > 1 for name in node.input[1:]):
+        return False
     group = next((a.i for a in node.attribute if a.name == "group"), 1)
     return group == 1 or weights[node.input[1]].shape[:2] == (group, 1)
 

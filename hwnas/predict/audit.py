@@ -14,6 +14,7 @@ from hwnas.core.table import CostTable
 from hwnas.predict.base import predictors
 from hwnas.predict.data import Measurements, read_measurements
 from hwnas.predict.evaluation import Noise, noise_floor
+from hwnas.predict.fit import cost_table
 from hwnas.predict.intervals import cross_fit
 from hwnas.predict.metrics import score
 from hwnas.spaces import SearchSpace, get_space
@@ -83,7 +84,7 @@ def audit(
     """
     space = get_space(space) if isinstance(space, str) else space
     data = read_measurements(run, space, metric)
-    costs = CostTable.load(table) if isinstance(table, str | Path) else table or data.table
+    costs = cost_table(table, data)
     if costs is None:
         raise InputError(f"{run} has no cost table to audit; profile the primitives too, or give --table")
     if len(np.unique(data.groups)) < FEWEST:

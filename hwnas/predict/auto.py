@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.core.arrays import Array
-from hwnas.core.errors import InputError
+from hwnas.core.errors import InputError, MissingCostError
 from hwnas.core.progress import progress
 from hwnas.core.table import CostTable
 from hwnas.predict.base import Predictor, check_learnable, predictors
@@ -57,14 +58,19 @@ class Choice:
     predicted: Array
 
 
-def fit_named(data: Measurements, name: str, table: CostTable | None, *, transfer: Transfer | None = None) -> Choice:
+def fit_named(
+    data: Measurements, name: str, table: CostTable | None, seed: int = 0, *, transfer: Transfer | None = None
+) -> Choice:
     """Fit one kind by name, its intervals calibrated by cross-validation.
 
-    `transfer` is the model of that kind that has learnt its source devices.
+    `seed` is that of the folds, and of the kind where it draws anything. `transfer` is the model of that kind that has
+    learnt its source devices.
     """
     if transfer is not None and name == transfer.name:
-        return _fitted(transfer.clone(), data)
-    return _fitted(predictors.get(name)(data.space, table, metric=data.metric), data)
+        return _fitted(transfer.clone(), data, seed)
+    kind = predictors.get(name)
+    options = {"seed": seed} if "seed" in kind.default_options() else {}
+    return _fitted(kind(data.space, table, metric=data.metric, **options), data, seed)
 
 
 def _check(data: Measurements) -> None:
@@ -78,9 +84,9 @@ def _check(data: Measurements) -> None:
         )
 
 
-def _fitted(model: Predictor, data: Measurements) -> Choice:
+def _fitted(model: Predictor, data: Measurements, seed: int) -> Choice:
     _check(data)
-    predicted = cross_fit(model, data.population, data.values, data.groups)
+    predicted = cross_fit(model, data.population, data.values, data.groups, seed=seed)
     model.fit(data.population, data.values)
     model.calibration = Calibration.of(data.values, predicted)
     return Choice(model, [], predicted)
@@ -97,7 +103,7 @@ def choose(
     """
     _check(data)
     if transfer is not None and len(data) < FEW:
-        return _fitted(transfer.clone(), data)
+        return _fitted(transfer.clone(), data, seed)
     fold = folds_of(data.groups, min(FOLDS_OF_FEW if len(data) < FEW else FOLDS, len(np.unique(data.groups))), seed)
     candidates = _compare(data, table, score_name, fold, transfer)
     blend = _Blend.of(candidates, data, score_name)
@@ -189,6 +195,8 @@ def _compare(
 ) -> list[Candidate]:
     """Out-of-fold predictions of all that is worth trying; robust losses only where a cheap model gains by one.
 
+    Not those that need a cost which the table lacks.
+
     `transfer` is the last one where it is given.
     """
     done: list[Candidate] = []
@@ -197,8 +205,8 @@ def _compare(
         with progress("compare predictors", len(wanted)) as task:
             for kind, options in wanted:
                 model = predictors.get(kind)(data.space, table, metric=data.metric, **options)
-                predicted = model.cross_predict(data.population, data.values, fold)
-                done.append(Candidate(kind, options, predicted))
+                with suppress(MissingCostError):
+                    done.append(Candidate(kind, options, model.cross_predict(data.population, data.values, fold)))
                 task.advance(note=kind)
 
     run(_cheap(table is not None))

@@ -80,6 +80,9 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     wanted = ["arch", metric, f"{metric}_verdict", f"{metric}_repeat", "space", "index", GROUPING]
     columns = read_columns(run or path, wanted, required=("arch", metric))
     raw = numbers(columns[metric], metric, path)
+    if None in columns.get(GROUPING, ()):
+        row = columns[GROUPING].index(None) + 1
+        raise InputError(f"{path}: {GROUPING} has no value in row {row}; give each row one, or remove the column")
     keep = ~np.isnan(raw)
     if f"{metric}_verdict" in columns:
         keep &= np.array([verdict != "failed" for verdict in columns[f"{metric}_verdict"]])
@@ -88,6 +91,8 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     left_out = int((~keep).sum())
     if run is not None and "space" in columns:
         keep &= _of_space(columns["space"], space, path)
+        if not keep.any():
+            raise InputError(f"{path}: {metric} has no value in any row of {space.spec}")
     valued = int(keep.sum())
     if GROUPING in columns:
         keep = _measured_themselves(columns, raw, keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.core.arrays import Array, Population
-from hwnas.core.errors import InputError
+from hwnas.core.errors import InputError, MissingCostError
 from hwnas.core.table import CostTable
 from hwnas.predict.base import Predictor, predictors
 from hwnas.predict.data import Measurements
@@ -72,13 +73,16 @@ def test_metrics(model: Predictor, data: Measurements) -> Metrics:
 
 
 def baseline_metrics(train: Measurements, test: Measurements | None, table: CostTable | None) -> dict[str, Metrics]:
-    """The baselines, judged as the model is: on `test`, else cross-validated on `train`."""
+    """The baselines, judged as the model is: on `test`, else cross-validated on `train`.
+
+    Those that need a cost which the table lacks are left out.
+    """
     results = {}
     for name in BASELINES:
         kind = predictors.get(name)
-        if kind.needs_costs and table is None:
-            continue
-        results[name] = judge(kind(train.space, table, metric=train.metric), train, test)
+        if not kind.needs_costs or table is not None:
+            with suppress(MissingCostError):
+                results[name] = judge(kind(train.space, table, metric=train.metric), train, test)
     return results
 
 

@@ -14,7 +14,7 @@ from hwnas.core.errors import InputError
 from hwnas.core.table import CostTable
 from hwnas.core.target import Target
 from hwnas.predict.auto import Choice, choose, fit_named
-from hwnas.predict.base import Predictor, predictors
+from hwnas.predict.base import Predictor, predictors, table_column
 from hwnas.predict.curve import learning_curve
 from hwnas.predict.data import Measurements, read_measurements
 from hwnas.predict.evaluation import (
@@ -126,15 +126,15 @@ def fit_predictor(
         check_vacant(Path(out))
     _check_request(model, score, transfer_from)
     data = read_measurements(source, space, metric)
-    costs = _cost_table(table, data)
+    costs = cost_table(table, data)
     score = score or ("mape" if data.quantity.is_cost else "kendall")
-    sources = read_sources(transfer_from, space, metric, seed) if transfer_from else []
+    sources = read_sources(transfer_from, space, metric, seed, source) if transfer_from else []
     transfer = Transfer(space, costs, metric=metric).learn_sources(sources) if sources else None
     learnt, held_out = _rows(data, train, test, seed, transfer)
     if model == AUTO:
         choice = choose(learnt, costs, score, seed, transfer)
     else:
-        choice = fit_named(learnt, model, costs, transfer=transfer)
+        choice = fit_named(learnt, model, costs, seed, transfer=transfer)
     report = _report(choice, learnt, held_out, costs, score)
     report = replace(
         report,
@@ -168,11 +168,18 @@ def _rows(
     return pool.rows(candidates[transfer.choose_rows(pool.population[candidates], train)]), held_out
 
 
-def _cost_table(table: CostTable | str | Path | None, data: Measurements) -> CostTable | None:
+def cost_table(table: CostTable | str | Path | None, data: Measurements) -> CostTable | None:
+    """The `table` given, which has to be of the networks' target, else the run's own where it tells of the metric."""
     given = CostTable.load(table) if isinstance(table, str | Path) else table
     if given is not None and data.target is not None:
         Target.from_json(data.target).require_same(given.target, given.name)
-    return given or data.table
+    if given is not None or data.table is None:
+        return given
+    try:
+        table_column(data.table, data.metric)
+    except InputError:
+        return None
+    return data.table
 
 
 def _report(

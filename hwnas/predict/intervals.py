@@ -145,6 +145,8 @@ def left_to_learn(
     surely = float(more.mean() - VERY_SURELY * more.std() / np.sqrt(len(more)))
     if surely <= 0:
         return 1.0
-    share, fewer_share = 1 - 1 / len(np.unique(fold)), 1 - 1 / FEWER_FOLDS
+    share, fewer_share = (1 - np.mean(np.bincount(f)[f]) / len(f) for f in (fold, fewer_folds))
+    if share <= fewer_share:
+        return 1.0
     power = np.log1p(surely / errors.mean()) / np.log(share / fewer_share)
     return float(share**power)

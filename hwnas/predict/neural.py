@@ -50,7 +50,7 @@ class _Neural(Predictor):
         raw = self._inputs(genotypes)
         flat = raw.reshape(-1, raw.shape[-1])
         self.mean, self.spread = flat.mean(axis=0), flat.std(axis=0)
-        self.spread[self.spread < 1e-6 * (np.abs(self.mean) + 1)] = np.inf
+        self.spread[self.spread <= 1e-6 * np.abs(flat).max(axis=0)] = np.inf
         self.centre = np.array([target.mean(), target.std()])
         self.weights = self._train((raw - self.mean) / self.spread, (target - self.centre[0]) / self.centre[1])
 

@@ -36,7 +36,8 @@ class Scaling:
     def backward(self, target: Array) -> Array:
         """The metric of targets, (n,): no cost below zero, and no infinite throughput."""
         if self.quantity == THROUGHPUT:
-            return 1.0 / (self.size * np.maximum(target, LEAST))
+            least = np.finfo(float).tiny if self.size == 1.0 else LEAST  # of a sum of seconds, or of about 1
+            return 1.0 / (self.size * np.maximum(target, least))
         value = target * self.size
         return np.maximum(value, 0.0) if self.quantity.is_cost else value
 

@@ -13,6 +13,7 @@ from scipy.linalg import cho_solve
 
 from hwnas.core.arrays import Array, Population
 from hwnas.core.columns import column_names, numbers, read_columns
+from hwnas.core.documents import NETWORKS_FILE
 from hwnas.core.errors import InputError
 from hwnas.core.units import THROUGHPUT, quantity_of
 from hwnas.predict.data import parse_archs
@@ -33,16 +34,22 @@ class SourceTable:
     devices: tuple[str, ...]
 
 
-def read_sources(paths: Sequence[str | Path], space: SearchSpace, metric: str, seed: int = 0) -> list[SourceTable]:
-    """Read tables of measured networks: every column of `metric`'s quantity is a device, but `metric` itself.
+def read_sources(
+    paths: Sequence[str | Path], space: SearchSpace, metric: str, seed: int = 0, target: str | Path | None = None
+) -> list[SourceTable]:
+    """Read tables of measured networks, or run folders of other devices.
 
-    Raises `InputError` where a table has no such column, or one that tells nothing.
+    Every column of `metric`'s quantity is a device, but `metric` itself in `target`, where it is what is to be learnt,
+    and beside other columns, which are named by their devices then. Raises `InputError` where a table has no such
+    column, or one that tells nothing.
     """
     quantity = quantity_of(metric)
     tables = []
     for name in paths:
-        path = Path(name)
-        columns = [c for c in column_names(path) if _is_quantity(c, quantity.name) and c != metric]
+        path = Path(name, NETWORKS_FILE) if Path(name).is_dir() else Path(name)
+        columns = [c for c in column_names(path) if _is_quantity(c, quantity.name)]
+        if columns != [metric] or (target is not None and _same_file(Path(name), Path(target))):
+            columns = [column for column in columns if column != metric]
         read = read_columns(path, ["arch", *columns], required=("arch",))
         if not columns:
             raise InputError(f"{path} has no column of {quantity.name} but {metric} to transfer from")
@@ -61,6 +68,10 @@ def read_sources(paths: Sequence[str | Path], space: SearchSpace, metric: str, s
         population = parse_archs(space, read["arch"], path, keep)
         tables.append(SourceTable(population, costs[keep] / costs[keep].mean(axis=0), devices))
     return tables
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def _is_quantity(column: str, name: str) -> bool:

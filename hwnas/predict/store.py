@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.core.documents import PREDICTOR, stamp
-from hwnas.core.errors import InputError
+from hwnas.core.errors import InputError, MissingCostError
 from hwnas.core.files import check_folder, write_bytes
 from hwnas.core.target import Target
 from hwnas.core.units import quantity_of
@@ -92,7 +93,9 @@ def load_predictor(folder: str | Path) -> Predictor:
         for index, gene in enumerate(space.genes):
             if gene.name in document["domain"]:
                 model.fixed[index] = gene.choices.index(document["domain"][gene.name])
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        with suppress(MissingCostError):
+            model.predict(space.sample(1, 0), extrapolate=True)
+    except Exception as error:
         raise InputError(f"{folder}: a damaged predictor ({type(error).__name__}: {error}); fit it again") from error
     return model
 

@@ -24,6 +24,8 @@ from hwnas.search.result import Result
 Document = dict[str, Any]
 
 FILES = {"run": RUN.file, "model": PREDICTOR.file, "search": SEARCH.file, "supernet": SUPERNET.file}
+KINDS = {document.kind for document in (RUN, SIMULATED_RUN, PREDICTOR, SEARCH, SUPERNET)}
+"""Other programs call their files so too."""
 SCORES = {
     "MAPE %": "mape",
     "RMSE": "rmse",
@@ -78,7 +80,7 @@ def _documents(folder: Path, kind: str) -> dict[Path, Document]:
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}")
     found = (path for path in folder.rglob(FILES[kind]) if not _hidden(path.relative_to(folder)))
-    return {path.parent: _read(kind, path) for path in sorted(found)}
+    return {path.parent: _read(kind, path) for path in sorted(found) if read_json(path).get("kind") in KINDS}
 
 
 def _hidden(path: Path) -> bool:
@@ -142,24 +144,25 @@ def _fronts(searches: Mapping[Path, Document]) -> Iterator[Section]:
     for (space, cost), group in by_cost.items():
         points = {c["arch"]: _point(c, cost) for search in group for c in search["front"]}
         winners = [
-            {**_point(search["best"], cost), "budget": constraint["max"]}
+            {**_point(search["best"], cost), "budget": constraint.get("max", constraint.get("min"))}
             for search in group
             for constraint in search["constraints"]
-            if constraint["quantity"] == cost and "max" in constraint
+            if constraint["quantity"] == cost
         ]
         text = f"Networks of {space} that no other one found beats in both; dotted lines are budgets."
         yield Section(
             f"front-{_slug(cost)}",
             "Accuracy against cost",
             text,
-            figures.front(_undominated(points.values()), winners, cost),
+            figures.front(_undominated(points.values(), quantity_of(cost).lower_is_better), winners, cost),
         )
 
 
-def _undominated(points: Iterable[Document]) -> list[Document]:
-    """Those that no other point beats in accuracy at no more cost, cheapest first."""
+def _undominated(points: Iterable[Document], less_is_better: bool) -> list[Document]:
+    """Those that no other point beats in accuracy at a cost as good, the best cost first."""
     kept: list[Document] = []
-    for point in sorted(points, key=lambda point: (point["cost"], -point["accuracy"])):
+    sign = 1 if less_is_better else -1
+    for point in sorted(points, key=lambda point: (sign * point["cost"], -point["accuracy"])):
         if not kept or point["accuracy"] > kept[-1]["accuracy"]:
             kept.append(point)
     return kept

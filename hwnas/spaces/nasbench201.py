@@ -33,8 +33,8 @@ class NasBench201(SearchSpace):
 
     def __init__(self, resolution: int = 32, num_classes: int = 10) -> None:
         super().__init__(resolution=resolution, num_classes=num_classes)
-        if resolution < 8 or num_classes < 1:
-            raise ValueError("resolution must be at least 8 and num_classes at least 1")
+        if resolution < 8 or resolution % 4 or num_classes < 1:
+            raise ValueError("resolution must be a multiple of 4, at least 8, and num_classes at least 1")
         self.resolution, self.num_classes = resolution, num_classes
 
     @cached_property
