@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwnas.cli.shell import Json, Seed, Space, app, bounds, columns, show
+from hwnas.cli.shell import MOST_SEED, Json, Seed, Space, app, bounds, columns, show
 from hwnas.core.errors import ClaimFailedError, InputError
 from hwnas.core.units import UNSUPPORTED
 
@@ -73,7 +73,9 @@ def search_command(
     front: Annotated[bool, typer.Option("--front", help="the whole accuracy-cost front")] = False,
     measure: Annotated[int, typer.Option("--measure", min=0, help="finalists measured at most; 0: none")] = 24,
     store: SampleStore = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="seed of every random choice")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=MOST_SEED, help="seed of every random choice")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The most accurate network under budgets, confirmed on this machine where that is the target."""

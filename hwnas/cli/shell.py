@@ -29,7 +29,8 @@ app = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 Space = Annotated[str, typer.Option("--space", help="search space, such as ofa-mbv3:width=1.2,resolution=160/176")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="seed of every random choice")]
+MOST_SEED = 2**63 - 1
+Seed = Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED, help="seed of every random choice")]
 
 
 def main() -> None:

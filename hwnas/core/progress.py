@@ -32,13 +32,18 @@ class Task:
     """A piece of long work: `advance` as it is done, `describe` to say where it stands."""
 
     def __init__(self, title: str, total: float, bar: Progress | None) -> None:
-        self.title, self.total, self.done = title, total, 0.0
+        self.title, self.total, self.done, self._before = title, total, 0.0, 0.0
         self._bar = bar
         self._id: TaskID | None = bar.add_task(title, total=total) if bar else None
         self._started = self._logged = time.monotonic()
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         self.update(self.done + amount, note)
+
+    def resume(self, done: float) -> None:
+        """Begin where an earlier process ended: what is left takes as long as what is done from here on tells."""
+        self._before = done
+        self.update(done)
 
     def update(self, done: float, note: str = "") -> None:
         self.done = done
@@ -48,7 +53,8 @@ class Task:
         now = time.monotonic()
         if now - self._logged >= LOG_EVERY_S and is_first_process():
             self._logged = now
-            left = f", about {(now - self._started) * (self.total - done) / done:.0f} s left" if done else ""
+            own = done - self._before
+            left = f", about {(now - self._started) * (self.total - done) / own:.0f} s left" if own > 0 else ""
             print(f"{self.title}: {done:g} of {self.total:g} {note}".rstrip() + left, file=sys.stderr)
 
 

@@ -94,8 +94,8 @@ def quantize(
     test, calibration = x[:split], x[split:]
     if min(len(test), len(calibration)) < (batch := _fixed_batch(given)):
         raise InputError(
-            f"the model takes {batch} images at a time, and of {len(x)} images {len(calibration)} are left to calibrate "
-            f"on and {len(test)} to test on; give more images, or export the model with a dynamic batch"
+            f"the model takes {batch} images at a time, and of {len(x)} images {len(calibration)} are left to "
+            f"calibrate on and {len(test)} to test on; give more images, or export the model with a dynamic batch"
         )
     prepared = equalize(given, channel_ranges(given, calibration))
     positions = choose_positions(prepared, calibration)

@@ -185,10 +185,12 @@ def physical_features(space: SearchSpace, costs: Array | None = None) -> Lookups
     """Sums over the blocks of what they do: MACs, bytes, operations by kind; then the chief ones by stage.
 
     The first `total_columns(space)` columns are of the whole network, the last of them the sum of `costs` (P,) where
-    given. A stage is a run of slots at one spatial scale.
+    all of them are given: with one that is missing a sum would count it as nothing. A stage is a run of slots at one
+    spatial scale.
     """
     quantities = _quantities(space)
-    cost = np.zeros((len(quantities), 1)) if costs is None else np.nan_to_num(costs)[:, None]
+    known = costs is not None and not np.isnan(costs).any()
+    cost = costs[:, None] if costs is not None and known else np.zeros((len(quantities), 1))
     whole = with_nothing(np.concatenate([quantities, cost], axis=1))
     staged = np.concatenate([whole[:, : len(STAGE_QUANTITIES)], whole[:, -1:]], axis=1)
     stage = slot_stages(space)

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from hwnas.train.supernet import Supernet
 
 BAND = 0.03
-POOL = 16
 CHANCE = 0.9
 
 
@@ -119,8 +118,8 @@ def _terms(problem: Problem, ranges: Mapping[str, Range]) -> list[CostTerm]:
 
     space = problem.space
     bounded = [
-        CostTerm(c.quantity, ExpectedCost(space, _claim(problem, c).cost), ranges[c.quantity][0], c.bound, c.upper)
-        for c in _bounds(problem)
+        CostTerm(c.quantity, ExpectedCost(space, _claim(problem, c).cost), least, c.bound, c.upper, most)
+        for c, (least, most) in ((c, ranges[c.quantity]) for c in _bounds(problem))
     ]
     return bounded or [
         CostTerm(name, ExpectedCost(space, source.predict), ranges[name][0]) for name, source in problem.costs.items()

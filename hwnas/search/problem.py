@@ -11,6 +11,7 @@ import numpy as np
 
 from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import InputError, UnknownNameError
+from hwnas.core.units import UNSUPPORTED
 from hwnas.search.rows import RowHash, contains
 from hwnas.search.source import Source
 from hwnas.search.sources import COUNTS, accuracy_source, cost_sources, count
@@ -148,9 +149,8 @@ def _check_confidence(confidence: float | None, constraints: list[Constraint], c
         return
     if not 0.5 < confidence < 1:
         raise InputError(f"the confidence is {confidence:g}, expected a probability above 0.5 and below 1")
-    predicted = [costs[c.quantity] for c in constraints if c.quantity not in (ACCURACY, *COUNTS)]
-    for source in predicted:
-        if source.interval is None:
+    for source in (costs[c.quantity] for c in constraints if c.quantity != ACCURACY):
+        if source.interval is None and source.column not in (*COUNTS, UNSUPPORTED.name):
             raise InputError(
                 f"{source.text} gives no prediction interval, so no budget holds with confidence {confidence:g}; "
                 "fit a predictor (hwnas fit-predictor) and give its folder as --cost, or leave --confidence out"

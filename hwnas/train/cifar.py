@@ -44,7 +44,7 @@ def cifar100(config: DataConfig, side: int) -> DataSet:
 
 
 def _cifar(layout: Layout, config: DataConfig) -> DataSet:
-    refuse_unread(config, "test_path")
+    refuse_unread(config, "test_path", "size")
     path = needed_path(config)
     files = _read(path, (*layout.train, layout.test, layout.names))
     classes = tuple(files[layout.names].decode("utf-8", "replace").split())

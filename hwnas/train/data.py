@@ -21,6 +21,7 @@ from hwnas.train.config import DataConfig
 SPLIT_SEED = 20200426
 MAX_VALIDATION = 10_000
 VAL_FRACTION = 0.1
+IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ def assemble(
     train, val, test = splits.train, splits.val, splits.test
     order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
     wanted = VAL_FRACTION * len(train) if config.val_fraction is None else config.val_fraction * len(train)
-    held = min(MAX_VALIDATION, max(1, round(wanted)))
+    held = max(1, round(wanted))
+    if config.val_fraction is None:
+        held = min(MAX_VALIDATION, held)
     if val is None:
         val, order = train.take(np.sort(order[:held])), order[held:]
     elif config.val_fraction is not None:
@@ -145,9 +148,20 @@ def assemble(
         raise InputError(
             f"{source}: the {len(kept)} images left to train on have one class, a classifier needs two: use more images"
         )
-    sample = kept.read(slice(None, None, max(1, len(kept) // 2048))).reshape(-1, 3) / 255.0
-    mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-3)
-    return DataSet(str(source), classes, kept, val, test, tuple(mean.tolist()), tuple(std.tolist()), augmentation)
+    return DataSet(str(source), classes, kept, val, test, *_mean_and_std(kept), augmentation)
+
+
+def _mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of each colour channel, in [0, 1], over some thousands of the images, a few in memory at a time."""
+    chosen = np.arange(0, len(images), max(1, len(images) // 2048))
+    counts = np.zeros((3, 256))
+    for part in np.array_split(chosen, -(-len(chosen) // IMAGES_AT_ONCE)):
+        pixels = images.read(part).reshape(-1, 3)
+        counts += [np.bincount(channel, minlength=256) for channel in pixels.T]
+    share, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255.0
+    mean = share @ values
+    std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(mean.tolist()), tuple(np.maximum(std, 1e-3).tolist())
 
 
 def _check_labels(source: str | Path, splits: Splits, classes: int) -> None:

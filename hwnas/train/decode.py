@@ -6,12 +6,13 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median_low
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,11 @@ from hwnas.core.errors import HwnasError, InputError, UnavailableError
 from hwnas.core.files import replacing
 from hwnas.core.progress import progress
 
+Item = TypeVar("Item")
+
 VERSION = 2
 CHUNK = 512
+LOOKED_AT = 25
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BITS = 65535
 ORIENTATION = 0x0112
@@ -158,10 +162,18 @@ def _rgb(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def own_side(data: bytes, name: str) -> int:
-    """The shorter side of an encoded image in pixels."""
-    with readable(name), pillow().open(io.BytesIO(data)) as image:
-        return int(min(image.size))
+def usual_side(images: Iterable[tuple[bytes, str]]) -> int:
+    """The median of the shorter sides, in pixels, of encoded images, each with its name."""
+    sides = []
+    for data, name in images:
+        with readable(name), pillow().open(io.BytesIO(data)) as image:
+            sides.append(min(image.size))
+    return int(median_low(sides))
+
+
+def some(items: Sequence[Item]) -> Sequence[Item]:
+    """About `LOOKED_AT` of `items`, spread evenly."""
+    return items[:: -(-len(items) // LOOKED_AT)]
 
 
 def pillow() -> Any:

@@ -14,7 +14,7 @@ HELD_OUT = 0.2
 @datasets.register("digits")
 def digits(config: DataConfig, side: int) -> DataSet:
     """A fifth each is kept for validation and for testing unless `val_fraction` says otherwise."""
-    refuse_unread(config, "path", "test_path")
+    refuse_unread(config, "path", "test_path", "size")
     from sklearn.datasets import load_digits
 
     found = load_digits()

@@ -64,7 +64,8 @@ class DualAscent(nn.Module):
     """Cross-entropy plus a multiplier times how far each expected cost is beside its target.
 
     The multiplier is adapted by dual ascent, as LightNAS does (Luo et al., DAC 2022), with the damping of an augmented
-    Lagrangian. A single target pulls from both sides, so that the budget is used; several are upper bounds.
+    Lagrangian. A single target pulls from both sides, so that the budget is used, unless the whole space keeps it;
+    several are bounds.
     """
 
     multipliers: Tensor
@@ -76,7 +77,7 @@ class DualAscent(nn.Module):
         self._expected = [float("nan")] * len(terms)
 
     def forward(self, loss: Tensor, p: Tensor, mixture: Tensor, rng: np.random.Generator) -> Tensor:
-        least = 0.0 if len(self.terms) > 1 else -float("inf")
+        least = -float("inf") if len(self.terms) == 1 and self.terms[0].within_reach else 0.0
         for i, term in enumerate(self.terms):
             assert term.bound is not None
             sign = 1.0 if term.upper else -1.0

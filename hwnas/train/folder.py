@@ -11,7 +11,7 @@ import numpy as np
 from hwnas.core.errors import InputError
 from hwnas.train.config import DataConfig
 from hwnas.train.data import Augmentation, DataSet, Images, Splits, assemble, datasets, needed_path, refuse_unread
-from hwnas.train.decode import Encoded, decoded, own_side
+from hwnas.train.decode import Encoded, decoded, some, usual_side
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"}
 VALIDATION = ("val", "valid", "validation")
@@ -36,8 +36,8 @@ def folder(config: DataConfig, side: int) -> DataSet:
     classes = tuple(_folders(train))
     if not classes:
         raise InputError(f"{train}: no class folders; images of a class lie in a folder of its name")
-    first = _files(train, classes[:1])[0][0]
-    stored = config.size or min(side, own_side(first.read_bytes(), str(first)))
+    looked_at = some(_files(train, classes))
+    stored = config.size or min(side, usual_side((path.read_bytes(), str(path)) for path, _ in looked_at))
     if test is None:
         val, test = None, val
     images = _load(train, classes, stored)

@@ -120,7 +120,7 @@ class Run:
             say(f"the training in {self.folder} is finished; another --out would train anew")
         log = Log(self.folder, done, self.config.tensorboard and self.group.rank == 0, self.group.rank == 0)
         with progress("training", total) as task, log:
-            task.update(done)
+            task.resume(done)
             end = 0
             for phase in phases:
                 start, end = end, end + phase.steps

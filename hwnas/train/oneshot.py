@@ -7,6 +7,7 @@ the costs and the batches that train the choices to the phases of its training. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +37,7 @@ class CostTerm:
     """A cost that the search keeps low (`bound` None), or at most (`upper`) or at least `bound`, in its unit.
 
     Attributes:
-        least: the least that the space can reach.
+        least, most: what the space can reach.
     """
 
     name: str
@@ -44,6 +45,12 @@ class CostTerm:
     least: float
     bound: float | None = None
     upper: bool = True
+    most: float = math.inf
+
+    @property
+    def within_reach(self) -> bool:
+        """Whether the bound can be used up: it lies short of the far end of what the space can reach."""
+        return self.bound is not None and (self.bound < self.most if self.upper else self.bound > self.least)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from hwnas.core.errors import InputError
 from hwnas.train.config import DataConfig
 from hwnas.train.data import DataSet, Images, Splits, assemble, datasets, needed_path
-from hwnas.train.decode import Encoded, decoded, own_side
+from hwnas.train.decode import LOOKED_AT, Encoded, decoded, usual_side
 from hwnas.train.folder import suited
 
 IMAGES = ("image", "img")
@@ -39,7 +40,7 @@ def parquet(config: DataConfig, side: int) -> DataSet:
         found["test"] = parts.get("test") or parts["train"]
     shards = {split: _Shards(files) for split, files in found.items()}
     train = shards["train"]
-    stored = config.size or min(side, own_side(train.bytes_of(0), f"{train.files[0]}: image 0"))
+    stored = config.size or min(side, usual_side(train.first()))
     splits = Splits(**{split: part.load(stored) for split, part in shards.items()})
     most = int(train.labels.max())
     if most >= len(train.labels):
@@ -81,7 +82,7 @@ class _Shards:
         self.labels = np.concatenate(labels)
         self._ends = np.cumsum([len(part) for part in labels])
         self._lock = Lock()
-        self._columns: list[Any] | None = None
+        self._columns: dict[int, Any] = {}
         if not len(self.labels):
             raise InputError(f"{files[0]}: holds no image")
 
@@ -96,7 +97,19 @@ class _Shards:
 
     def bytes_of(self, index: int) -> bytes:
         shard, row = self._place(index)
-        value: Any = self._images[shard][row].as_py()
+        return self._encoded(self._column(shard)[row].as_py(), index)
+
+    def first(self) -> Iterator[tuple[bytes, str]]:
+        """The first images and their names; the rest is not read for them."""
+        import pyarrow.parquet as pq
+
+        name = _pick(self.files[0], pq.read_schema(self.files[0]).names, IMAGES)
+        with pq.ParquetFile(self.files[0]) as file:
+            batch = next(file.iter_batches(LOOKED_AT, columns=[name]))
+        for index, value in enumerate(batch.column(0).to_pylist()):
+            yield self._encoded(value, index), self.name(index)
+
+    def _encoded(self, value: Any, index: int) -> bytes:
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
             raise InputError(f"{self.name(index)} holds no bytes of an encoded image")
@@ -113,12 +126,14 @@ class _Shards:
         except (KeyError, TypeError, ValueError, InputError):
             return ()
 
-    @property
-    def _images(self) -> list[Any]:
-        with self._lock:  # threads that decode ask all at once
-            if self._columns is None:
-                self._columns = [_column(file, IMAGES) for file in self.files]
-            return self._columns
+    def _column(self, shard: int) -> Any:
+        """The images of one file; those of two are kept, since threads that decode ask for both at a file's end."""
+        with self._lock:
+            if shard not in self._columns:
+                for other in sorted(self._columns)[: len(self._columns) - 1]:
+                    del self._columns[other]
+                self._columns[shard] = _column(self.files[shard], IMAGES)
+            return self._columns[shard]
 
     def _place(self, index: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._ends, index, side="right"))

@@ -1,6 +1,7 @@
 """The mixed network, expected costs, and FBNet's training of weights and choices."""
 
 import json
+import math
 from itertools import product
 from pathlib import Path
 
@@ -42,8 +43,8 @@ def macs(space: SearchSpace) -> ExpectedCost:
     return ExpectedCost(space, lambda population: space.macs(population) / 1e6)
 
 
-def term(bound: float | None = 8.0) -> CostTerm:
-    return CostTerm("macs_m", macs(get_space(SPACE)), 1.0, bound)
+def term(bound: float | None = 8.0, most: float = math.inf) -> CostTerm:
+    return CostTerm("macs_m", macs(get_space(SPACE)), 1.0, bound, most=most)
 
 
 # the mixed network
@@ -180,6 +181,14 @@ def test_the_multiplier_pulls_to_the_target_from_both_sides(bound: float, sign: 
     loss = DualAscent([term(bound)], 0.1)
     loss(torch.tensor(1.0), probabilities(0).float(), probabilities(0).float(), np.random.default_rng(0))
     assert float(loss.multipliers[0]) * sign > 0
+
+
+def test_a_target_that_the_whole_space_keeps_does_not_pull() -> None:
+    """There is nothing to use up, and the data alone decide."""
+    for far in (term(1000.0, most=900.0), CostTerm("macs_m", macs(get_space(SPACE)), 1.0, 0.5, upper=False)):
+        loss = DualAscent([far], 0.1)
+        plain = loss(torch.tensor(1.0), probabilities(0).float(), probabilities(0).float(), np.random.default_rng(0))
+        assert loss.multipliers[0] == 0 and plain == 1.0
 
 
 def test_of_several_bounds_those_that_hold_do_not_pull() -> None:
