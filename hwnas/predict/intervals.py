@@ -136,7 +136,7 @@ def left_to_learn(
 
     The folds' models learnt from fewer rows. Errors fall as a power of the rows (Hestness et al., 2017); the power is
     taken from models of this kind that learnt from still fewer, less two standard errors, so that it is 0, and this 1,
-    where the curve is flat or too few rows tell.
+    where the curve is flat or too few rows tell; it is 1 at most, faster than which no error falls for long.
     """
     fewer_folds = folds_of(groups, FEWER_FOLDS)
     fewer = np.abs(values - model.cross_predict(population, values, fewer_folds))
@@ -149,4 +149,4 @@ def left_to_learn(
     if share <= fewer_share:
         return 1.0
     power = np.log1p(surely / errors.mean()) / np.log(share / fewer_share)
-    return float(share**power)
+    return float(share ** min(power, 1.0))

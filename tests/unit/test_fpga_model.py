@@ -157,6 +157,29 @@ def test_bad_calibrations_are_refused(tmp_path: Path) -> None:
     (tmp_path / "nets.csv").write_text("arch,ms\nx,1\n")
     with pytest.raises(InputError, match="unknown column 'latency_ms'"):
         calibrate_file(tmp_path / "nets.csv", B4096, tmp_path / "out.json", get_space("mnasnet"))
+    rows = {p.key: {"board_ms": Cost(1.0)} for p in get_space("ofa-mbv3:resolution=128").primitives()[::9]}
+    for batch, metric, reason in (
+        (1, "latency_ms", "no column latency_ms; it has board_ms"),
+        (8, "board_ms", "batch 8"),
+    ):
+        target = Target("board", "vart", precision="int8", batch=batch, origin="imported")
+        CostTable(target, rows).save(tmp_path / "table.csv")
+        with pytest.raises(InputError, match=reason):
+            calibrate_file(tmp_path / "table.csv", B4096, tmp_path / "out.json", metric=metric)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_what_was_not_measured_is_that_of_the_model_that_ships(tmp_path: Path) -> None:
+    """Never free: an MBConv beside a model fitted to plain convolutions alone."""
+    plain, other = [conv((16, 8 * n, 8 * n), 16 * n) for n in range(1, 13)], mbconv((16, 32, 32), 24, 5, 2, 96)
+    shipped = shipped_model(B4096)
+    rows = {p.key: {"board_ms": Cost(float(t))} for p, t in zip(plain, simulate(plain, B4096).latency_ms, strict=True)}
+    CostTable(Target("board", "vart", precision="int8", origin="imported"), rows).save(tmp_path / "table.csv")
+    report = calibrate_file(tmp_path / "table.csv", B4096, tmp_path / "model.json", metric="board_ms")
+    assumed = report.model.provenance["assumed"]
+    assert assumed and all(report.model.coefficients[term] == shipped.coefficients[term] for term in assumed)
+    found, expected = (simulate([other], B4096, model).latency_ms[0] for model in (report.model, shipped))
+    assert found == pytest.approx(expected, rel=0.3)
 
 
 @pytest.mark.parametrize("name", target_names())

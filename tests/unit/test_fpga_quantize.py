@@ -201,3 +201,36 @@ def test_settled_positions_keep_every_limit(positions: list[int], kind: str) -> 
     position = dict(zip([*names, "o"], positions, strict=False))
     settle([node], position)
     assert all(rule.passed for rule in node_rules(node, position))
+
+
+def test_a_model_of_a_fixed_batch_is_quantised(trained: bytes, digits: tuple[Any, Any], tmp_path: Path) -> None:
+    model = onnx.load_from_string(trained)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 16
+    report = quantize(model.SerializeToString(), digits[0][:96], tmp_path / "int8.onnx", held_out=0.25)
+    assert report.valid and (tmp_path / "int8.onnx").is_file()
+    with pytest.raises(InputError, match="16 images at a time"):
+        quantize(model.SerializeToString(), digits[0][:24], tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_weights_that_two_convolutions_share_are_left_alone() -> None:
+    rng = np.random.default_rng(0)
+    weight = onnx.numpy_helper.from_array(rng.standard_normal((4, 4, 1, 1)).astype(np.float32), "w")
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["a"]),
+        onnx.helper.make_node("Relu", ["a"], ["b"]),
+        onnx.helper.make_node("Conv", ["b", "w"], ["c"]),
+        onnx.helper.make_node("Relu", ["c"], ["d"]),
+        onnx.helper.make_node("Conv", ["d", "w"], ["y"]),
+    ]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4, 6, 6]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    images = rng.standard_normal((1, 4, 6, 6)).astype(np.float32)
+    even = equalize(model, channel_ranges(model, images))
+    before, after = (
+        onnxruntime.InferenceSession(m.SerializeToString()).run(None, {"x": images})[0] for m in (model, even)
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-5)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hwnas.core.errors import InputError
+from hwnas.core.errors import InputError, TargetMismatchError
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
 from hwnas.predict import audit, next_to_measure, progress_of
@@ -16,6 +16,7 @@ from hwnas.predict.data import Measurements
 from hwnas.predict.gp import GaussianProcess
 from hwnas.predict.intervals import genotype_groups
 from hwnas.predict.metrics import score
+from hwnas.profile import Request, Run, Settings
 from hwnas.spaces import get_space
 
 SPACE = get_space("nasbench-macro")
@@ -66,6 +67,13 @@ def test_audit_needs_a_table_and_networks(tmp_path: Path, population: np.ndarray
     run_folder(tmp_path, np.arange(1.0, 3.0), population[:2])
     with pytest.raises(InputError, match="three or more"):
         audit(tmp_path, SPACE)
+    table = CostTable.load(tmp_path / "table.csv")
+    run_folder(tmp_path, np.arange(1.0, 9.0), population[:8])
+    request = Request(SPACE.spec, 8, chosen=tuple(SPACE.format(row) for row in population[:8]))
+    Run(tmp_path, table.target, (request,), tmp_path / "samples.sqlite", 0.02).save(Settings())
+    CostTable(Target("another", "tvm", batch=32), table.rows).save(tmp_path / "other.csv")
+    with pytest.raises(TargetMismatchError, match="other"):
+        audit(tmp_path, SPACE, table=tmp_path / "other.csv")
     (tmp_path / "table.csv").unlink()
     with pytest.raises(InputError, match="no cost table to audit"):
         audit(tmp_path, SPACE)

@@ -1,6 +1,7 @@
 """Fitting from files, evaluation and saved models."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from hwnas.core.errors import DomainError, InputError, UnknownNameError
+from hwnas.core.errors import DomainError, InputError, MissingCostError, UnknownNameError
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
 from hwnas.predict import fit_predictor, load_predictor, predict, predict_file, read_measurements
-from hwnas.predict.base import Predictor
+from hwnas.predict.base import Predictor, predictors
 from hwnas.predict.evaluation import noise_floor, split
 from hwnas.predict.intervals import Calibration, folds_of, left_to_learn
 from hwnas.spaces import SearchSpace, get_space
@@ -414,3 +415,72 @@ def test_one_architecture_is_too_few(tmp_path: Path, space: SearchSpace) -> None
     for model in ("auto", "gp"):
         with pytest.raises(InputError, match="measure one architecture"):
             fit_predictor(tmp_path / "t.parquet", space, "a_ms", model=model)
+
+
+def test_a_throughput_is_the_sum_of_fast_blocks(space: SearchSpace) -> None:
+    """Of tens of thousands of images a second, for which nothing was learnt."""
+    rows = {p.key: {"latency_ms": Cost(1e-3 + p.macs / 1e11)} for p in space.primitives()}
+    table = CostTable(Target("gpu", "torch", batch=1), rows, {"spaces": [space.spec]})
+    population = space.sample(20, 0)
+    truth = 1e3 / space.total(table.vector(space, "latency_ms"), population)
+    found = predictors.get("sum")(space, table, metric="throughput_ips").predict(population)
+    np.testing.assert_allclose(found, truth)
+    assert truth.min() > 20_000
+
+
+def test_tiny_costs_are_no_constants(space: SearchSpace) -> None:
+    """The inputs of `mlp` for a throughput are seconds an image."""
+    rows = {p.key: {"latency_ms": Cost(0.02 + p.macs / 1e7)} for p in space.primitives()}
+    population, found = space.sample(60, 0), []
+    for batch in (1, 128):
+        table = CostTable(Target("gpu", "torch", batch=batch), rows, {"spaces": [space.spec]})
+        seconds = space.total(table.vector(space, "latency_ms"), population) / 1e3 / batch
+        model = predictors.get("mlp")(space, table, metric="throughput_ips")
+        found.append(model.fit(population, 1 / seconds).predict(population) * seconds)
+    assert np.isfinite(model.spread).any()  # type: ignore[attr-defined]
+    np.testing.assert_allclose(found[0], found[1], rtol=0.05)
+
+
+def test_models_that_need_no_costs_are_fitted_beside_a_table_with_gaps(
+    source: Path, space: SearchSpace, tmp_path: Path
+) -> None:
+    table = table_of(space)
+    rows = dict(table.rows)
+    rows[space.primitives()[3].key] = {"latency_ms": Cost(math.nan, verdict="failed")}
+    gap = CostTable(table.target, rows, table.manifest)
+    for model in ("ridge", "physical", "auto"):
+        report = fit_predictor(source, space, "phone_ms", model=model, table=gap, out=tmp_path / model)
+        assert set(report.baselines) == {"flops", "ridge"}
+        assert "sum" not in {each["model"] for each in report.compared}
+        assert load_predictor(tmp_path / model).predict(space.sample(5, 1), extrapolate=True).min() > 0
+    with pytest.raises(MissingCostError):
+        fit_predictor(source, space, "phone_ms", model="linear1", table=gap)
+    with_gap, without = (predictors.get("physical")(space, t, metric="phone_ms") for t in (gap, None))
+    population, values = space.sample(60, 2), np.random.default_rng(0).uniform(1, 2, 60)
+    expected = without.fit(population, values).predict(population)
+    np.testing.assert_allclose(with_gap.fit(population, values).predict(population), expected)
+
+
+def test_the_seed_reaches_model_and_folds(source: Path, space: SearchSpace) -> None:
+    reports = [fit_predictor(source, space, "phone_ms", model="boosting", seed=seed) for seed in (0, 1, 0)]
+    assert [report.model.options["seed"] for report in reports] == [0, 1, 0]
+    assert np.array_equal(reports[0].predicted, reports[2].predicted)
+    assert not np.array_equal(reports[0].predicted, reports[1].predicted)
+
+
+def test_a_group_without_a_name_is_one_line(space: SearchSpace, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.parquet", space, 20, unique_index=[*range(19), None])
+    with pytest.raises(InputError, match="unique_index has no value in row 20"):
+        read_measurements(path, space, "phone_ms")
+
+
+def test_uneven_folds_leave_no_interval_of_nothing() -> None:
+    space = get_space("nasbench201")
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(5), [60, 20, 10, 5, 5])
+        population, values = space.sample(5, seed)[groups], rng.uniform(1, 2, 5)[groups] * rng.normal(1, 0.1, 100)
+        fold = folds_of(groups, 5, seed)
+        model = predictors.get("flops")(space, metric="latency_ms")
+        predicted = model.cross_predict(population, values, fold)
+        assert 0.5 < left_to_learn(model, population, values, groups, fold, predicted) <= 1

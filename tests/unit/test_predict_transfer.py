@@ -81,3 +81,20 @@ def test_picks_distinct_networks_to_measure(tables: tuple[Path, Path]) -> None:
     picked = pick_for_transfer(SPACE, "new_ms", 10, [tables[0]], seed=2)
     assert picked.shape == (10, 8) and len(np.unique(picked, axis=0)) == 10
     np.testing.assert_array_equal(picked, pick_for_transfer(SPACE, "new_ms", 10, [tables[0]], seed=2))
+
+
+def test_other_runs_name_their_column_as_this_one_does(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    """As all run folders of hwnas do."""
+    _, new = tables
+    table = pq.read_table(new)
+    for seed in (3, 4):
+        (tmp_path / f"run{seed}").mkdir()
+        other = {"arch": table["arch"], "latency_ms": device(SPACE.parse_many(table["arch"].to_pylist()), seed)}
+        pq.write_table(pa.table(other), tmp_path / f"run{seed}" / "networks.parquet")
+    mine = tmp_path / "mine.parquet"
+    pq.write_table(table.rename_columns(["arch", "latency_ms"]), mine)
+    others = [tmp_path / "run3", tmp_path / "run4" / "networks.parquet"]
+    helped = fit_predictor(mine, SPACE, "latency_ms", transfer_from=others, train=10, test=200)
+    assert helped.model.name == "transfer" and helped.metrics["spearman"] > 0.8  # type: ignore[operator]
+    with pytest.raises(InputError, match="no column of latency_ms but latency_ms"):
+        fit_predictor(mine, SPACE, "latency_ms", transfer_from=[mine], train=10, test=200)

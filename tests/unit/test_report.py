@@ -2,6 +2,7 @@
 
 import html
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
 from hwnas.predict import fit_predictor
 from hwnas.report import figures, read_figures, write_report
-from hwnas.search import search
+from hwnas.search import Source, search
 from hwnas.spaces import get_space
 
 SPACE = get_space("nasbench-macro")
@@ -93,3 +94,19 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no folder"):
         write_report(tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_front_of_what_is_better_when_larger(tmp_path: Path) -> None:
+    accuracy = Source("accuracy", "accuracy", lambda population: population.sum(1) / 20)
+    speed = Source("speed", "throughput_ips", lambda population: 1e3 / (1 + population.sum(1)))
+    search(SPACE, accuracy, {"throughput_ips": speed}, min={"throughput_ips": 100}, front=True, out=tmp_path / "fast")
+    points, winners = read_figures(write_report(tmp_path))["front-throughput-ips"]["data"]
+    assert len(points["x"]) > 5 and np.all(np.diff(points["x"]) < 0) and np.all(np.diff(points["y"]) > 0)
+    assert len(winners["x"]) == 1 and winners["x"][0] >= 100
+
+
+def test_files_of_other_programs_are_left_alone(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "all")
+    (tmp_path / "all" / "web").mkdir()
+    (tmp_path / "all" / "web" / "model.json").write_text('{"format": "layers-model"}')
+    assert write_report(tmp_path / "all").is_file()

@@ -17,7 +17,7 @@ import torch
 from hwnas.core.errors import InputError, UnknownNameError
 from hwnas.train import DataConfig, datasets
 from hwnas.train.batches import Batches, augment, resize, to_device
-from hwnas.train.data import Augmentation, DataSet, Images, load_data
+from hwnas.train.data import Augmentation, DataSet, Images, Splits, assemble, load_data
 from hwnas.train.decode import decode
 
 Image = pytest.importorskip("PIL.Image")
@@ -341,6 +341,8 @@ def test_bad_data_is_named_in_one_line(
     ("options", "message"),
     [
         ({"name": "digits", "path": "x"}, "digits' does not read path"),
+        ({"name": "digits", "size": 32}, "digits' does not read size"),
+        ({"name": "cifar10", "path": ".", "size": 32}, "cifar10' does not read size"),
         ({"name": "folder", "path": ".", "test_path": "x"}, "folder' does not read test_path"),
         ({"name": "folder", "path": __file__}, "is a file: data set 'folder' reads a folder"),
     ],
@@ -429,3 +431,28 @@ def test_pixels_reach_the_device_unchanged() -> None:
     pixels = rng.integers(0, 255, (2, 4, 4, 3), dtype=np.uint8)
     moved = to_device(torch.from_numpy(pixels), torch.device("cpu"))
     np.testing.assert_array_equal(moved.numpy()[0, 2], pixels[0, ..., 2])
+
+
+def test_images_are_stored_at_their_usual_size(tmp_path: Path) -> None:
+    """Whatever the first of them is."""
+    root = image_folder(tmp_path / "set", each=20)
+    first = min((root / "train").glob("*/*") if (root / "train").is_dir() else root.glob("*/*"))
+    first.write_bytes(encoded(0, 4))
+    assert load("folder", 3, path=root).train.read(slice(None)).shape[1:] == (12, 12, 3)
+    rows = {"image": [encoded(n % 3, 4 if n == 0 else 12) for n in range(60)], "label": [n % 3 for n in range(60)]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet", row_group_size=10)
+    assert load("parquet", 3, path=tmp_path / "a.parquet").train.read(slice(None)).shape[1:] == (12, 12, 3)
+
+
+def test_mean_and_deviation_are_those_of_the_pixels(tmp_path: Path) -> None:
+    data = load("folder", 3, path=image_folder(tmp_path / "set", each=70))
+    pixels = data.train.read(slice(None)).reshape(-1, 3) / 255
+    assert data.mean == pytest.approx(pixels.mean(0)) and data.std == pytest.approx(pixels.std(0))
+
+
+def test_a_share_that_is_asked_for_is_kept() -> None:
+    images = Images(np.zeros((40_000, 1, 1, 3), np.uint8), np.arange(40_000) % 2)
+    for asked, held in ((0.4, 16_000), (None, 4_000)):
+        config = DataConfig(name="folder", val_fraction=asked)
+        data = assemble("made up", ("a", "b"), Splits(images, test=images), config, Augmentation())
+        assert len(data.val) == held
