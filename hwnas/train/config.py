@@ -85,8 +85,9 @@ class SupernetConfig(RunConfig):
             With 0 the weights of `init` are taken as they are.
         subnets: sub-networks a step of the sandwich rule, the largest and the smallest included.
         bounds_every: the sandwich rule trains the largest and the smallest network in one of that many steps, and only
-            the random ones in the others, which costs less.
-        teacher_fraction: part of `epochs` in which the sandwich rule trains the largest network alone before.
+            the random ones, without a teacher, in the others, which costs less.
+        teacher_fraction: part of `epochs` in which the sandwich rule trains the largest network alone before; channels
+            are sorted by what it has learnt.
         distill: weight of the distillation loss against the labels'.
         calibration_images: training images on which BatchNorm statistics are re-estimated.
     """

@@ -263,6 +263,19 @@ def test_confidence_keeps_the_end_of_the_interval_below_the_budget() -> None:
     assert careful.best.accuracy < plain.best.accuracy
 
 
+def test_exact_counts_hold_with_any_confidence() -> None:
+    dpu = "dpu:zcu102-b4096"
+    result = search(
+        "ofa-mbv3:width=0.5,resolution=64,variant=cifar",
+        ACCURACY,
+        ["size=params_m", dpu],
+        max={"size.params_m": 1.5, "unsupported_blocks": 0},
+        confidence=0.9,
+        evaluations=300,
+    )
+    assert result.best.costs["size.params_m"] <= 1.5 and result.best.costs["unsupported_blocks"] == 0
+
+
 def test_only_what_the_tables_know_is_asked(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     space = get_space("mnasnet")

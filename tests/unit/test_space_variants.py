@@ -31,6 +31,7 @@ def test_the_cifar_form_takes_other_resolutions() -> None:
         ("ofa-mbv3:resolution=16", "from 32 to 4096"),
         ("ofa-mbv3:variant=cifar,resolution=4", "from 8 to 4096"),
         ("fbnet:width=0", "above 0"),
+        ("nasbench201:resolution=30", "multiple of 4"),
     ],
 )
 def test_options_that_make_no_network(spec: str, message: str) -> None:
