@@ -151,7 +151,8 @@ class Transfer(Predictor):
         """What to expect on a new device from `rows` measurements: mean MAPE (percent) and Spearman correlation over
         the source devices, each learnt from `rows` of its own and all the other devices.
 
-        None where the tables hold too few networks to say.
+        Somewhat too good: the kernels and the few numbers that practice chose have seen the device that is judged. None
+        where the tables hold too few networks to say.
         """
         rng = np.random.default_rng(seed)
         order = [rng.permutation(len(table.devices))[:PRACTICE_DEVICES].tolist() for table in tables]
