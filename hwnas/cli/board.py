@@ -116,7 +116,7 @@ def _images(model: Path, name: str, path: Path | None, count: int) -> tuple[Any,
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or len(output) != 2 or not (shape[2] and output[1]):
         raise InputError(f"{model}: a classifier of square colour images is expected, its input is {shape}")
     classes = output[1]
-    found = load_data(DataConfig(name=name, path=path, size=shape[-1]), shape[-1], classes)
+    found = load_data(DataConfig(name=name, path=path), shape[-1], classes)
     rows = np.random.default_rng(0).permutation(len(found.train))[:count]
     cpu = torch.device("cpu")
     pixels = to_device(torch.from_numpy(found.train.read(rows)), cpu)
