@@ -136,6 +136,7 @@ class OfaMobileNetV3(OnceForAll):
         num_classes: int = 1000,
         variant: str = "imagenet",
     ) -> None:
+        resolution = tuple(sorted(resolution))
         super().__init__(width=width, resolution=resolution, num_classes=num_classes, variant=variant)
         self._form(variant, width, resolution, num_classes)
         self.widths = tuple(div8(c * width) for c in (16, 16, 24, 40, 80, 112, 160, 960, 1280))
@@ -175,6 +176,7 @@ class OfaMobileNetV2(OnceForAll):
         num_classes: int = 1000,
         variant: str = "imagenet",
     ) -> None:
+        resolution = tuple(sorted(resolution))
         super().__init__(
             widths=widths,
             width=width,

@@ -24,6 +24,13 @@ def test_the_cifar_form_takes_other_resolutions() -> None:
     assert space.genes[-1].choices == (16, 24, 32)
 
 
+@pytest.mark.parametrize("name", ["ofa-mbv2", "ofa-mbv3"])
+def test_resolutions_rise_in_whatever_order_they_are_written(name: str) -> None:
+    space = get_space(f"{name}:resolution=224/128/160")
+    assert space.genes[-1].choices == (128, 160, 224)
+    assert space.spec == f"{name}:resolution=128/160/224"
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
