@@ -103,9 +103,10 @@ class _Shards:
         """The first images and their names; the rest is not read for them."""
         import pyarrow.parquet as pq
 
-        name = _pick(self.files[0], pq.read_schema(self.files[0]).names, IMAGES)
-        with pq.ParquetFile(self.files[0]) as file:
-            batch = next(file.iter_batches(LOOKED_AT, columns=[name]))
+        path = self.files[self._place(0)[0]]
+        name = _pick(path, pq.read_schema(path).names, IMAGES)
+        with pq.ParquetFile(path) as file:
+            batch = next(batch for batch in file.iter_batches(LOOKED_AT, columns=[name]) if len(batch))
         for index, value in enumerate(batch.column(0).to_pylist()):
             yield self._encoded(value, index), self.name(index)
 

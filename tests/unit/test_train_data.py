@@ -187,6 +187,8 @@ def test_a_folder_of_parquet_shards(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     for index in range(2):
         parquet_file(tmp_path / "shards" / f"part-{index}.parquet", [0, 1] * 5)
+    full = pq.read_table(tmp_path / "shards" / "part-0.parquet")
+    pq.write_table(full.slice(0, 0), tmp_path / "shards" / "an-empty-one.parquet")
     assert len(load("parquet", 2, path=tmp_path / "shards").train) == 16
 
 
