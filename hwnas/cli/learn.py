@@ -132,6 +132,8 @@ def predict_command(
     if out is not None and file is None:
         raise InputError("--out is for --file: it takes the rows of that file and their predictions")
     if onnx is not None:
+        if space is not None or extrapolate:
+            raise InputError("--space and --extrapolate are for architectures; an ONNX model is cut into its own parts")
         _predict_onnx(model, onnx, metric, allow_unknown, as_json)
         return
     if file is not None:

@@ -23,6 +23,7 @@ from hwnas.core.files import scratch, write_bytes
 from hwnas.fpga.equalize import equalize
 from hwnas.fpga.positions import CONVOLUTIONS, HIGH, LOW, Rule, best_position, settle
 from hwnas.fpga.validate import validate
+from hwnas.spaces.onnx_graph import fixed_batch
 
 BATCH = 8
 KEPT = 200_000
@@ -92,7 +93,7 @@ def quantize(
     _check_images(given, x)
     split = max(1, round(len(x) * held_out))
     test, calibration = x[:split], x[split:]
-    if min(len(test), len(calibration)) < (batch := _fixed_batch(given)):
+    if min(len(test), len(calibration)) < (batch := fixed_batch(given)):
         raise InputError(
             f"the model takes {batch} images at a time, and of {len(x)} images {len(calibration)} are left to "
             f"calibrate on and {len(test)} to test on; give more images, or export the model with a dynamic batch"
@@ -162,14 +163,6 @@ def _parts_of_h_swish(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         helper.make_node("HardSigmoid", [node.input[0]], [gate], f"{node.name}.gate", alpha=1 / 6, beta=0.5),
         helper.make_node("Mul", [node.input[0], gate], list(node.output), node.name),
     ]
-
-
-def _fixed_batch(model: onnx.ModelProto) -> int:
-    """How many images the model takes at a time; 0 where that is open."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    source = next(value for value in model.graph.input if value.name not in constants)
-    batch: int = source.type.tensor_type.shape.dim[0].dim_value
-    return batch
 
 
 def _check_images(model: onnx.ModelProto, images: NDArray[np.float32]) -> None:
@@ -268,7 +261,7 @@ def _insert_qdq(model: onnx.ModelProto, positions: dict[str, int], images: NDArr
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._batches = iter([{model.graph.input[0].name: images[: _fixed_batch(model) or 1]}])
+            self._batches = iter([{model.graph.input[0].name: images[: fixed_batch(model) or 1]}])
 
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
             return next(self._batches, None)

@@ -153,15 +153,20 @@ def predict_onnx(
 ) -> OnnxPrediction:
     """Cut the ONNX model in `file` into primitives of a cost table (a file or run folder), and add up their costs.
 
-    Raises `InputError` for operations that are in no primitive of the table, unless `allow_unknown`, and where nothing
-    is known at all; `MissingCostError` for a primitive whose measurement failed.
+    Raises `InputError` for operations that are in no primitive of the table, unless `allow_unknown`, where nothing is
+    known at all, and for a model of another batch; `MissingCostError` for a primitive whose measurement failed.
     """
     from hwnas.spaces.onnx_cut import cut
 
     costs = table if isinstance(table, CostTable) else CostTable.load(table)
     column = table_column(costs, _only_column(costs, metric))
     found = cut(file, [Primitive.from_key(key) for key in costs.rows])
-    if allow_unknown and not found.primitives:
+    if found.batch not in (0, costs.target.batch):
+        raise InputError(
+            f"{file} takes {found.batch} images at a time, {costs.name} is of batch {costs.target.batch}; export the "
+            "model with that batch or a dynamic one, or give a table of its batch"
+        )
+    if not found.primitives and (allow_unknown or not found.unknown):
         raise InputError(f"{file}: {costs.name} knows none of its operations; profile a space that has them")
     if found.unknown and not allow_unknown:
         named = ", ".join(f"{each.operation} ({each.count}x)" for each in found.unknown[:SHOWN_UNKNOWN])

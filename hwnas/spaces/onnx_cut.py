@@ -35,10 +35,14 @@ class Unknown:
 
 @dataclass(frozen=True)
 class Cut:
-    """A model as primitives, in order of execution, and what is left of it, the greatest share first."""
+    """A model as primitives, in order of execution, and what is left of it, the greatest share first.
+
+    `batch` is how many images it takes at a time, 0 where that is open.
+    """
 
     primitives: tuple[Primitive, ...]
     unknown: tuple[Unknown, ...]
+    batch: int
 
     @property
     def unknown_share(self) -> float:
@@ -58,7 +62,7 @@ def cut(path: str | Path, known: Iterable[Primitive]) -> Cut:
         if match is not None:
             found.append(match[0])
             taken |= match[1]
-    return Cut(tuple(reversed(found)), _unknown(model, taken))
+    return Cut(tuple(reversed(found)), _unknown(model, taken), model.batch)
 
 
 def _unknown(model: Steps, taken: set[str]) -> tuple[Unknown, ...]:

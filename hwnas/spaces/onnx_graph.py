@@ -38,6 +38,13 @@ def load_model(model: str | Path | bytes | onnx.ModelProto, external_data: bool 
     return proto
 
 
+def fixed_batch(model: onnx.ModelProto) -> int:
+    """How many images the model's first input takes at a time; 0 where that is open."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    shapes = [value.type.tensor_type.shape.dim for value in model.graph.input if value.name not in constants]
+    return int(shapes[0][0].dim_value) if shapes and len(shapes[0]) else 0
+
+
 class OnnxGraph:
     """Collects nodes and constants; `model` closes it."""
 

@@ -19,7 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from hwnas.core.errors import InputError
-from hwnas.spaces.onnx_graph import load_model
+from hwnas.spaces.onnx_graph import fixed_batch, load_model
 from hwnas.spaces.ops import Shape
 
 COMMUTATIVE = ("Add", "Mul")
@@ -66,11 +66,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Steps:
-    """A model: its steps by the value that they give, in order of execution."""
+    """A model: its steps by the value that they give, in order of execution, and its batch, 0 where that is open."""
 
     steps: dict[str, Step]
     outputs: tuple[str, ...]
     shapes: frozenset[Shape]
+    batch: int
 
     @cached_property
     def readers(self) -> dict[str, set[str]]:
@@ -95,6 +96,7 @@ def load_steps(path: str | Path) -> Steps:
 
 def read_steps(model: onnx.ModelProto, where: str) -> Steps:
     """The canonical form of a model; raises `InputError` where the shapes of its values do not follow."""
+    batch = fixed_batch(model)
     reader = _Reader(_with_shapes(model, where), where)
     for node in reader.graph.node:
         reader.read(node)
@@ -108,7 +110,7 @@ def read_steps(model: onnx.ModelProto, where: str) -> Steps:
             pending += reader.steps[value].inputs
     steps = {value: step for value, step in reader.steps.items() if value in needed}
     shapes = (reader.shape(value) for step in steps.values() for value in (*step.inputs, step.output))
-    return Steps(steps, outputs, frozenset(shapes))
+    return Steps(steps, outputs, frozenset(shapes), batch)
 
 
 def _with_shapes(model: onnx.ModelProto, where: str) -> onnx.ModelProto:

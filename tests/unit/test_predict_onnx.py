@@ -182,6 +182,33 @@ def test_what_a_table_lacks_is_listed_with_its_share(tmp_path: Path) -> None:
         predict_onnx(table, path)
 
 
+def test_a_model_of_another_batch_is_refused(tmp_path: Path) -> None:
+    space = get_space(SPECS[1])
+    row, table = space.sample(1, 0)[0], table_of(space)
+    several = CostTable(Target("toy", "torch", batch=8), table.rows)
+    paths = {b: written(tmp_path / f"batch-{b}.onnx", space.to_onnx(row, b)) for b in (None, 1, 8)}
+    assert predict_onnx(table, paths[1]).value == predict_onnx(several, paths[8]).value
+    assert predict_onnx(table, paths[None]).value == predict_onnx(several, paths[None]).value
+    with pytest.raises(InputError, match=r"takes 8 images at a time, .* is of batch 1; export"):
+        predict_onnx(table, paths[8])
+    with pytest.raises(InputError, match=r"takes 1 images at a time, .* is of batch 8; export"):
+        predict_onnx(several, paths[1])
+
+
+def test_a_model_without_operations_has_no_cost(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "nothing", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "nothing.onnx")
+    with pytest.raises(InputError, match="knows none of its operations"):
+        predict_onnx(table_of(get_space(SPECS[1])), tmp_path / "nothing.onnx")
+
+
+def test_options_for_architectures_are_refused_beside_a_model(tmp_path: Path) -> None:
+    for option in (["--space", SPECS[1]], ["--extrapolate"]):
+        found = CliRunner().invoke(app, ["predict", str(tmp_path), "--onnx", str(tmp_path / "net.onnx"), *option])
+        assert isinstance(found.exception, InputError) and "for architectures" in str(found.exception)
+
+
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     table = table_of(get_space(SPECS[1]))
     for data, message in ((b"no model", "not readable as an ONNX model"), (b"", "not readable as an ONNX model")):
