@@ -35,6 +35,8 @@ WITHOUT = {
     ABOVE_IDLE: "no power above that at rest was read",
     MEASURED_MEMORY: "the runtime does not count memory on this device",
 }
+OF_COLUMN = {column: metric for metric, columns in COLUMNS.items() for column in columns}
+"""The metric that has to be asked for to get each column."""
 DEFAULT = (LATENCY.name, MEMORY)
 LOG_WINDOW_S = 1.0
 LONGEST_WINDOW_S = 60.0

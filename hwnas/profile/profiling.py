@@ -18,7 +18,7 @@ from hwnas.profile.campaign import run_campaign
 from hwnas.profile.choosers import Chooser, at_random
 from hwnas.profile.device import environment, local_target
 from hwnas.profile.history import Effort, History
-from hwnas.profile.metrics import DEFAULT, Plan, collect, cost_rows, left_out, write_networks
+from hwnas.profile.metrics import DEFAULT, OF_COLUMN, WITHOUT, Plan, collect, cost_rows, left_out, write_networks
 from hwnas.profile.run import FIRST, METRIC, REPEAT, Request, Run
 from hwnas.profile.stats import Measurement
 from hwnas.profile.store import Store
@@ -190,13 +190,13 @@ def measure_subjects(
 ) -> dict[str, Measurement]:
     """`measure_onnx` of primitives or networks of a space, for runtimes that do not read ONNX too.
 
-    `metric` may be another one than the latency; where nothing here reads it, the measurements say why.
+    `metric` may be another column of a run than the latency; where nothing here reads it, the measurements say why.
     """
-    settings = settings or Settings()
-    plan = Plan.of(tuple(dict.fromkeys((METRIC, metric))), None, settings, effort or Effort())
+    settings, asked = settings or Settings(), OF_COLUMN.get(metric, metric)
+    plan = Plan.of(tuple(dict.fromkeys((METRIC, asked))), None, settings, effort or Effort())
     target = local_target(runtime, settings)
-    if metric in plan.unmeasurable:
-        return dict.fromkeys(subjects, Measurement.failed(plan.unmeasurable[metric], "unmeasurable"))
+    if asked in plan.unmeasurable:
+        return dict.fromkeys(subjects, Measurement.failed(plan.unmeasurable[asked], "unmeasurable"))
     with scratch() as folder, Store(store or folder / SAMPLES_FILE) as samples:
         series = samples.next_series(target, [subject.id for subject in subjects.values()])
         run_campaign(
@@ -211,7 +211,9 @@ def measure_subjects(
         )
         history = History(samples, target)
         found = history.measurements(subjects.values(), series=series, goal=plan.effort.goal, metric=metric)
-    return {name: found[subject] for name, subject in subjects.items()}
+    nothing = Measurement.failed(WITHOUT.get(metric, "nothing was read"), "unmeasurable")
+    measured = {name: found[subject] for name, subject in subjects.items()}
+    return {name: nothing if each.verdict == "unmeasurable" else each for name, each in measured.items()}
 
 
 def _open(folder: Path, target: Target, store: str | Path | None, goal: float) -> Run:

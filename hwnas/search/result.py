@@ -47,7 +47,7 @@ class Result:
     """The outcome of a search.
 
     Attributes:
-        problem: what was asked, as JSON: space, sources, targets, constraints, confidence.
+        problem: what was asked, as JSON: space, sources, their columns and targets, constraints, confidence.
         best: the most accurate architecture found that keeps all constraints.
         front: those that no other one found beats in accuracy and all costs, by ascending accuracy.
         history: (evaluations, best accuracy so far) whenever it rose.
@@ -134,6 +134,7 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
         "accuracy": problem.accuracy.text,
         "supernet": problem.accuracy.supernet,
         "costs": {name: source.text for name, source in problem.costs.items()},
+        "columns": {name: source.column for name, source in problem.costs.items()},
         "targets": {name: source.target and source.target.to_json() for name, source in problem.costs.items()},
         "constraints": [constraint_to_json(constraint) for constraint in problem.constraints],
         "confidence": problem.confidence,
@@ -155,7 +156,7 @@ def portable(value: Any, folder: Path) -> Any:
 
 def _problem_from_json(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The problem of a search in `folder`; raises KeyError, TypeError or ValueError for what is none."""
-    problem = {name: values[name] for name in PROBLEM_FIELDS}
+    problem = {name: values[name] for name in PROBLEM_FIELDS} | {"columns": dict(values.get("columns", {}))}
     for constraint in problem["constraints"]:
         (bound,) = (constraint[name] for name in ("max", "min") if name in constraint)
         if _number(bound) < 0 or not isinstance(constraint["quantity"], str):

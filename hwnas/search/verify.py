@@ -11,7 +11,8 @@ from hwnas.core.documents import CERTIFICATES, stamp
 from hwnas.core.errors import InputError, UnavailableError
 from hwnas.core.files import check_folder
 from hwnas.core.target import Target
-from hwnas.core.units import ENERGY, LATENCY, MEMORY, THROUGHPUT, Quantity, quantity_of
+from hwnas.core.units import ENERGY, LATENCY, MEMORY, THROUGHPUT, quantity_of
+from hwnas.profile.metrics import OF_COLUMN
 from hwnas.profile.stats import relative_half_width
 from hwnas.search import local
 from hwnas.search.export import Exported, export
@@ -26,14 +27,15 @@ Status = Literal["passed", "failed", "not_measured"]
 ORDER: tuple[Status, ...] = ("failed", "not_measured", "passed")
 MS_PER_S = 1000.0
 METRICS = {LATENCY: LATENCY.name, THROUGHPUT: LATENCY.name, ENERGY: ENERGY.name, MEMORY: MEMORY.name}
-"""What is measured for a claim about each quantity."""
+"""What is measured for a claim about each quantity, unless it is about another column that a run has."""
 
 
 @dataclass(frozen=True)
 class Claim:
     """`quantity` of `arch` was predicted to be `predicted`, and has to be at most (or at least) `budget`.
 
-    `supernet` is the folder that its weights come from; None: untrained ones, as fast as any.
+    `supernet` is the folder that its weights come from; None: untrained ones, as fast as any. `column` is what the
+    prediction was learnt from, such as `above_idle_energy_mj`.
     """
 
     space: str
@@ -44,6 +46,12 @@ class Claim:
     predicted: float
     target: Target | None
     supernet: str | None = None
+    column: str = ""
+
+    @property
+    def metric(self) -> str | None:
+        """What has to be measured; None where it is nothing that can be."""
+        return self.column if self.column in OF_COLUMN else METRICS.get(quantity_of(self.quantity))
 
     @property
     def network(self) -> str:
@@ -198,6 +206,7 @@ def claims_of(result: Result, candidate: Candidate | None = None) -> list[Claim]
                     winner.costs[quantity],
                     where,
                     problem["supernet"],
+                    problem["columns"].get(quantity, ""),
                 )
             )
     return claims
@@ -213,7 +222,7 @@ def certify(claims: Sequence[Claim], *, store: str | Path | None = None, seed: i
 
 
 def _certify_on(target: Target | None, claims: list[Claim], store: str | Path | None, seed: int) -> list[Certificate]:
-    measurable = {claim: METRICS[quantity] for claim in claims if (quantity := _quantity(claim)) in METRICS}
+    measurable = {claim: metric for claim in claims if (metric := claim.metric)}
     try:
         settings = local.local_settings(target)
     except UnavailableError as error:
@@ -237,10 +246,6 @@ def _certify_on(target: Target | None, claims: list[Claim], store: str | Path | 
     ]
 
 
-def _quantity(claim: Claim) -> Quantity:
-    return quantity_of(claim.quantity.rpartition(".")[2])
-
-
 def _unmeasured(claim: Claim, reason: str) -> Certificate:
     name = claim.quantity.rpartition(".")[2]
     if name in COUNTS:
@@ -258,7 +263,7 @@ def _decide(
     if found.verdict == "failed":
         return Certificate(claim, "failed", verdict="failed", difference=difference, reason=found.reason)
     median, low, high = found.median, found.low, found.high
-    if _quantity(claim) == THROUGHPUT:
+    if quantity_of(claim.quantity) == THROUGHPUT:
         median, low, high = (MS_PER_S * target.batch / end for end in (median, high, low))
     status = _status(claim, median)
     return Certificate(claim, status, median, low, high, found.n, found.verdict, difference, found.reason, environment)

@@ -46,9 +46,11 @@ class Device:
 
     def __init__(self, factor: float) -> None:
         self.factor, self.slowed, self.drift, self.campaigns = factor, 1.0, [1.0], list[int]()
+        self.metrics: list[str] = []
 
     def measure(self, models: dict[str, bytes], *about: object) -> dict[str, Measurement]:
-        if about[3] == "energy_mj":
+        self.metrics.append(str(about[3]))
+        if "energy_mj" in self.metrics[-1]:
             return dict.fromkeys(models, Measurement.failed("no meter", "unmeasurable"))
         self.campaigns.append(len(models))
         self.slowed = self.drift[min(len(self.campaigns), len(self.drift)) - 1]
@@ -75,9 +77,14 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
 
 
 def claim(
-    arch: str, budget: float, quantity: str = "latency_ms", upper: bool = True, target: Target | None = HERE
+    arch: str,
+    budget: float,
+    quantity: str = "latency_ms",
+    upper: bool = True,
+    target: Target | None = HERE,
+    column: str = "",
 ) -> Claim:
-    return Claim(SPEC, arch, quantity, budget, upper, 1.0, target)
+    return Claim(SPEC, arch, quantity, budget, upper, 1.0, target, column=column)
 
 
 def archs(n: int) -> list[str]:
@@ -121,6 +128,14 @@ def test_energy_is_not_measured_where_nothing_reads_it(device: Device) -> None:
     first, second = certify([claim(archs(1)[0], 5, "energy_mj"), claim(archs(1)[0], 9)])
     assert (first.status, first.reason, second.status) == ("not_measured", "no meter", "passed")
     assert device.campaigns == [1]
+
+
+def test_what_is_measured_is_what_the_prediction_was_learnt_from(device: Device, tmp_path: Path) -> None:
+    energy = cost(HERE, column="above_idle_energy_mj")
+    result = search(SPEC, ACCURACY, {"energy_mj": energy}, max={"energy_mj": 1.5}, evaluations=500, out=tmp_path)
+    assert set(device.metrics) == {"above_idle_energy_mj"}
+    assert result.best.certificate is not None and result.best.certificate["column"] == "above_idle_energy_mj"
+    assert [each.claim.metric for each in verify(tmp_path)] == ["above_idle_energy_mj"]
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.15, 1.6])
@@ -410,6 +425,8 @@ def test_memory_and_energy_are_measured_on_this_machine(monkeypatch: pytest.Monk
     assert energy.measured == pytest.approx(40 * latency.measured, rel=0.5)
     assert energy.n > 0 and energy.low <= energy.measured <= energy.high
     assert certify([claim(arch, memory.measured / 2, "memory_mib", target=target)])[0].status == "failed"
+    (counted,) = certify([claim(arch, 1e3, "memory_mib", target=target, column="measured_memory_mib")])
+    assert counted.status == "not_measured" and "does not count memory" in counted.reason
 
 
 @pytest.mark.parametrize(
