@@ -114,8 +114,7 @@ def tables_diff(
     for table in (first, second):
         if metric not in table.metrics:
             raise InputError(f"{table.name} has no column {metric!r}; it has {', '.join(table.metrics)}")
-    changes, gone, new = compare(first, second, metric)
-    common = len(first.rows.keys() & second.rows.keys())
+    changes, gone, new, common = compare(first, second, metric)
     report = {
         "same_target": first.target == second.target,
         "compared": common,

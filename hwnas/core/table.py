@@ -18,7 +18,7 @@ from hwnas.core.documents import COST_TABLE, RUN, TABLE_FILE
 from hwnas.core.errors import InputError, MissingCostError, ParseError
 from hwnas.core.files import data_folder, read_json, read_text, write_text
 from hwnas.core.target import Target
-from hwnas.core.units import may_be_zero, quantity_of
+from hwnas.core.units import THROUGHPUT, may_be_zero, quantity_of
 
 Verdict = Literal["steady", "noisy", "failed", "imported", "simulated", "computed", "unmeasurable"]
 WITHOUT_VALUE = ("failed", "unmeasurable")
@@ -94,14 +94,14 @@ class CostTable:
     def summable(self, metric: str | None = None) -> tuple[str, ...]:
         """The columns that add up over the blocks of a network, or `metric` alone.
 
-        Of several columns of one quantity the one that bears its name stands for it, where there is one. Raises
-        `InputError` where `metric` is a peak, which is no sum.
+        Of several columns of one quantity the one that bears its name stands for it, where there is one. A throughput
+        that is asked for is made of latencies. Raises `InputError` where `metric` is a peak, which is no sum.
         """
         if metric is None:
             quantities = {column: quantity_of(column) for column in self.metrics}
             named = {column: column == of.name or of.name not in quantities for column, of in quantities.items()}
             return tuple(column for column, of in quantities.items() if of.adds and named[column])
-        if metric in self.metrics and not quantity_of(metric).adds:
+        if metric in self.metrics and not (quantity_of(metric).adds or quantity_of(metric) == THROUGHPUT):
             raise InputError(
                 f"{self.name}: {metric} of a network is no sum over its blocks; measure networks whole (hwnas profile "
                 f"--networks N) and fit a predictor to them (hwnas fit-predictor --metric {metric})"
@@ -109,19 +109,25 @@ class CostTable:
         return (metric,)
 
     def merge(self, other: CostTable) -> CostTable:
-        """Both tables' rows; raises `TargetMismatchError` for another target, `InputError` for a conflicting cost."""
+        """Both tables' rows; raises `TargetMismatchError` for another target, `InputError` for a conflicting cost.
+
+        A measurement that failed gives way to one that did not.
+        """
         self.target.require_same(other.target, other.name)
         rows = {key: dict(row) for key, row in self.rows.items()}
         for key, row in other.rows.items():
             for metric, cost in row.items():
                 mine = rows.setdefault(key, {}).setdefault(metric, cost)
-                if not mine.same(cost) and not (math.isnan(mine.value) and math.isnan(cost.value)):
+                if math.isnan(mine.value):
+                    rows[key][metric] = cost
+                elif not math.isnan(cost.value) and not mine.same(cost):
                     raise InputError(
                         f"{self.name} and {other.name} disagree on {metric} of {key}: {mine.value:g} and "
                         f"{cost.value:g}; drop one of the rows"
                     )
         parts = [manifest for table in (self, other) for manifest in table.manifest.get("merged", [table.manifest])]
-        return CostTable(self.target, rows, {"merged": parts}, f"{self.name} + {other.name}")
+        spaces = list(dict.fromkeys(space for part in parts for space in part.get("spaces", [])))
+        return CostTable(self.target, rows, {"spaces": spaces, "merged": parts}, f"{self.name} + {other.name}")
 
     def save(self, path: str | Path) -> None:
         """Write `path` (CSV) and its manifest beside it (same name, `.json`).
@@ -290,19 +296,23 @@ class Change:
         return self.after.value / self.before.value if self.before.value else math.inf
 
 
-def compare(before: CostTable, after: CostTable, metric: str) -> tuple[list[Change], list[str], list[str]]:
-    """What changed beyond both confidence intervals, largest first, and the keys that only one of the two has.
+def compare(before: CostTable, after: CostTable, metric: str) -> tuple[list[Change], list[str], list[str], int]:
+    """What changed beyond both confidence intervals, largest first; the keys that only one has; how many both have.
 
-    A cost without an interval is taken as exact.
+    A cost without an interval is taken as exact; a measurement that failed gave none.
     """
-    ours, theirs = ({key: row[metric] for key, row in table.rows.items() if metric in row} for table in (before, after))
+    ours, theirs = (
+        {key: row[metric] for key, row in table.rows.items() if metric in row and not math.isnan(row[metric].value)}
+        for table in (before, after)
+    )
     changes = [
         Change(key, ours[key], theirs[key])
         for key in ours.keys() & theirs.keys()
         if _low(theirs[key]) > _high(ours[key]) or _high(theirs[key]) < _low(ours[key])
     ]
     changes.sort(key=lambda change: (-abs(math.log(max(change.ratio, 1e-12))), change.key))
-    return changes, sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+    common = len(ours.keys() & theirs.keys())
+    return changes, sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys()), common
 
 
 def _low(cost: Cost) -> float:

@@ -10,7 +10,7 @@ from hwnas.core.errors import InputError
 @dataclass(frozen=True)
 class Quantity:
     """What a column measures: its name, the unit to print, whether less is better, whether it is a cost, and whether
-    the costs of blocks add up to a network's (peaks do not).
+    the costs of blocks add up to a network's (peaks and rates do not).
     """
 
     name: str
@@ -23,7 +23,7 @@ class Quantity:
 LATENCY = Quantity("latency_ms", "ms")
 ENERGY = Quantity("energy_mj", "mJ")
 MEMORY = Quantity("memory_mib", "MiB", adds=False)
-THROUGHPUT = Quantity("throughput_ips", "images/s", lower_is_better=False)
+THROUGHPUT = Quantity("throughput_ips", "images/s", lower_is_better=False, adds=False)
 MACS = Quantity("macs_m", "M")
 PARAMS = Quantity("params_m", "M")
 UNSUPPORTED = Quantity("unsupported_blocks", "blocks")

@@ -16,7 +16,7 @@ from hwnas.core.errors import InputError
 from hwnas.core.registry import Registry
 from hwnas.core.table import CostTable, is_table
 from hwnas.core.target import Target
-from hwnas.core.units import MACS, PARAMS, UNSUPPORTED, Quantity
+from hwnas.core.units import MACS, PARAMS, THROUGHPUT, UNSUPPORTED, Quantity, quantity_of
 from hwnas.search.additive import Additive
 from hwnas.search.source import Source, translation
 from hwnas.spaces import SearchSpace
@@ -126,6 +126,11 @@ def predictor_source(folder: str, space: SearchSpace) -> Source:
 
 def _cost_table(path: str, column: str, space: SearchSpace) -> list[Source]:
     table = CostTable.load(path)
+    if column == THROUGHPUT.name or (column in table.metrics and quantity_of(column) == THROUGHPUT):
+        from hwnas.predict import predictors
+
+        made = predictors.get("sum")(space, table, metric=column)
+        return [Source(path, column, made.predict, target=table.target)]
     return [
         additive_source(path, metric, Additive.of_primitives(space, table.vector(space, metric)), table.target)
         for metric in table.summable(column or None)

@@ -46,6 +46,10 @@ def test_tables_show_diff_merge(table: CostTable, tmp_path: Path) -> None:
     assert shown["rows"][first]["latency_ms"]["value"] == 1.0
     differing = json.loads(hwnas("tables", "diff", a, b, "--json").stdout)
     assert [(row["key"], row["ratio"]) for row in differing["changed"]] == [(first, 2.0)]
+    failed = CostTable(table.target, {**table.rows, first: {"latency_ms": Cost(float("nan"), verdict="failed")}})
+    failed.save(tmp_path / "failed.csv")
+    differing = json.loads(hwnas("tables", "diff", a, str(tmp_path / "failed.csv"), "--json").stdout)
+    assert (differing["only_before"], differing["compared"]) == ([first], len(table.rows) - 1)
     conflict = hwnas("tables", "merge", a, b, "--out", str(tmp_path / "c.csv"))
     assert conflict.returncode == 2 and "disagree" in conflict.stderr and not (tmp_path / "c.csv").exists()
     assert hwnas("tables", "merge", a, a, "--out", str(tmp_path / "c.csv")).returncode == 0

@@ -158,6 +158,11 @@ def test_tables_merge_only_where_they_agree() -> None:
     unknown = float("nan")
     assert unknown is not math.nan and Cost(1.0, unknown, unknown).same(Cost(1.0)), "of any NaN"
     a.merge(table(a=Cost(1.0, unknown, unknown)))
+    failed = Cost(unknown, verdict="failed")
+    for merged in (table(a=failed).merge(a), a.merge(table(a=failed))):
+        assert merged.rows["a"]["latency_ms"].value == 1.0, "a measurement that failed gives way"
+    spaces = [CostTable(a.target, a.rows, {"spaces": [name]}) for name in ("fbnet", "mnasnet", "fbnet")]
+    assert spaces[0].merge(spaces[1]).merge(spaces[2]).manifest["spaces"] == ["fbnet", "mnasnet"]
     other = CostTable(Target("gpu", "onnxruntime"), {}, name="other.csv")
     with pytest.raises(TargetMismatchError, match=r"other\.csv"):
         a.merge(other)

@@ -286,6 +286,20 @@ def test_a_peak_is_no_sum_of_blocks_and_one_column_stands_for_a_quantity(tmp_pat
         predict(path, space.sample(2, 0), space=space, metric="memory_mib")
 
 
+def test_a_throughput_is_made_of_latencies(tmp_path: Path) -> None:
+    space = get_space(SMALL)
+    path = cost_table(space, tmp_path / "t.csv", latency_ms=1.0, throughput_ips=1e3)
+    population = space.sample(10, 0)
+    assert list(cost_sources([str(path)], space)) == ["latency_ms"], "rates do not add up"
+    made = cost_sources([f"{path}#throughput_ips"], space)["throughput_ips"]
+    latency = cost_sources([str(path)], space)["latency_ms"]
+    np.testing.assert_allclose(made.predict(population), 1e3 / latency.predict(population))
+    archs = [space.format(row) for row in population]
+    np.testing.assert_allclose(predict(path, archs, space=space).value, latency.predict(population))
+    own = predict(path, archs, space=space, metric="throughput_ips").value
+    np.testing.assert_allclose(own, made.predict(population))
+
+
 def test_costs_of_two_devices_are_named_apart(tmp_path: Path) -> None:
     space = get_space(SMALL)
     one = cost_table(space, tmp_path / "one.csv", latency_ms=1.0)
