@@ -33,36 +33,51 @@ class Subjects:
     def __init__(self, space: SearchSpace | None, manifests: list[Path]) -> None:
         self._space = {p.key: p for p in space.primitives()} if space is not None else None
         self._spec = space.spec if space is not None else None
-        self._models: dict[str, dict[str, Any]] = {}
-        self._bundles: dict[str, Mapping[str, Any]] = {}
-        for path in manifests:
-            manifest = read_manifest(path)
-            self._models |= manifest["models"]
-            self._bundles |= dict.fromkeys(manifest["models"], manifest)
+        self._bundles = [(path.resolve().parent, read_manifest(path)) for path in manifests]
 
     def completed(self, record: Record) -> Record:
         """`record` with the batch of the bundle whose model ran, and its name where only the file has it.
 
         Raises `ParseError` where the log tells another batch, or lies in the file of another of the bundle's models.
         """
-        named, where = base_name(record.source), record.source
-        if named in self._models and record.subject not in self._models:
+        named, where, bundle = base_name(record.source), record.source, self._bundle(record)
+        models = bundle.get("models", {})
+        if named in models and record.subject not in models:
             record = replace(record, subject=named)
-        elif named in self._models and named != record.subject:
+        elif named in models and named != record.subject:
             raise ParseError(where, f"is of {record.subject} by its text, of the bundle's {named} by its name")
-        batch = self._bundles.get(record.subject, {}).get("batch")
+        batch = bundle.get("batch") if record.subject in models else None
         if batch is None or record.batch == batch:
             return record
         if record.batch is not None:
             raise ParseError(where, f"has batch {record.batch}, the bundle's {record.subject} was made for {batch}")
         return replace(record, batch=batch)
 
+    def _bundle(self, record: Record) -> Mapping[str, Any]:
+        """The manifest that knows the record's name: of the bundle that the log lies in, else the only one; or none.
+
+        Raises `ParseError` where several others do.
+        """
+        names, folders = {record.subject, base_name(record.source)}, record.source.resolve().parents
+        known = [(folder, manifest) for folder, manifest in self._bundles if names & manifest["models"].keys()]
+        around = [pair for pair in known if pair[0] in folders]
+        if around:
+            return max(around, key=lambda pair: len(pair[0].parts))[1]
+        if any(manifest != known[0][1] for _, manifest in known):
+            bundles = " and ".join(str(folder) for folder, _ in known)
+            raise ParseError(record.source, f"may be of {bundles}: leave logs inside their bundle, or parse them apart")
+        return known[0][1] if known else {}
+
+    def _model(self, record: Record) -> Mapping[str, Any] | None:
+        model: Mapping[str, Any] | None = self._bundle(record).get("models", {}).get(record.subject)
+        return model
+
     def find(self, record: Record) -> Primitive | None:
         """The primitive that ran, or None where it is none (of the space, where one is given).
 
         Raises `ParseError` where the model that ran is not the one of the manifest.
         """
-        model = self._models.get(record.subject)
+        model = self._model(record)
         if model is not None:
             if record.md5 and model.get("md5") and record.md5 != model["md5"]:
                 raise ParseError(
@@ -77,8 +92,8 @@ class Subjects:
 
     def architecture(self, record: Record) -> str | None:
         """The architecture's notation, where the bundle's model is a whole network (of the space, if one is given)."""
-        arch = self._models.get(record.subject, {}).get("arch")
-        of = self._bundles.get(record.subject, {}).get("space", self._spec)
+        arch = (self._model(record) or {}).get("arch")
+        of = self._bundle(record).get("space", self._spec)
         return str(arch) if arch is not None and self._spec in (None, of) else None
 
 

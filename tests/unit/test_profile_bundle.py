@@ -105,6 +105,24 @@ def test_the_runs_logs_give_a_table_of_the_whole_space(
     assert sum(entry.arch is not None for entry in report.entries) == 2
 
 
+def test_logs_of_two_bundles_are_told_apart(bundle: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    shutil.copytree(bundle, one)
+    emit_files(get_space("nasbench201"), other, networks=1, batch=2)
+    for folder in (one, other):
+        assert run(folder / "run_onnxruntime.sh", environment).returncode == 0
+    table = parse([one / "logs", other / "logs"]).table
+    assert table is not None
+    assert set(table.rows) == {p.key for name in (SPACE, "nasbench201") for p in get_space(name).primitives()}
+    for folder in (one, other):
+        alone = parse([folder / "logs"]).table
+        assert alone is not None and all(table.rows[key] == row for key, row in alone.rows.items())
+    shutil.move(one / "logs" / "onnxruntime" / "p00000.txt", tmp_path / "p00000.txt")
+    manifests = [folder / "hwnas_bundle.json" for folder in (one, other)]
+    with pytest.raises(ParseError, match="may be of .*one and .*other: leave logs inside their bundle"):
+        parse([tmp_path / "p00000.txt", *manifests])
+
+
 def test_logs_are_of_the_bundle_that_they_lie_in(bundle: Path, environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(bundle, folder)
