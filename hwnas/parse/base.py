@@ -89,7 +89,7 @@ class ColumnMapping(Config):
         time_unit, power_unit: of these columns, where their own names do not end in it, such as `Time (ms)`.
         start, end, inferences: the window of the log that holds so many inferences; all of it where absent.
         subject, metrics: for a cost a row, the column of what was measured and, by metric, its column.
-        metric_units: of these columns where it is not the metric's own.
+        metric_units: of these columns where it is not the metric's own, and their names do not end in it.
         device, runtime, precision, batch: the target; what is left out is unknown.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwnas.core.errors import InputError, ParseError
 from hwnas.core.table import Cost
-from hwnas.core.units import quantity_of
+from hwnas.core.units import ENERGY, LATENCY, MEMORY, quantity_of
 from hwnas.parse.base import ColumnMapping, Reader, Reading, Record, parsers, read_lines
 from hwnas.parse.power import PowerLog, Window, increasing
 from hwnas.parse.where import Where
@@ -27,6 +27,18 @@ GROUPS = {
 CURRENTS, VOLTAGES, TIME = ".raw_currents", ".raw_voltages", ".time"
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 MILLIWATTS = {"W": 1e3, "mW": 1.0, "uW": 1e-3}
+MILLIJOULES = {"J": 1e3, "mJ": 1.0, "uJ": 1e-3}
+MEBIBYTES = {
+    "B": 2**-20,
+    "kB": 1e3 * 2**-20,
+    "KiB": 2**-10,
+    "MB": 1e6 * 2**-20,
+    "MiB": 1.0,
+    "GB": 1e9 * 2**-20,
+    "GiB": 2**10,
+}
+WORDS = {"sec": "s", "second": "s", "msec": "ms", "usec": "us", "nsec": "ns", "joule": "J", "watt": "W", "byte": "B"}
+"""Other ways to write a unit, in the singular."""
 
 
 @parsers.register("multi-dpu-power")
@@ -247,15 +259,13 @@ def _check_answer(path: Path, n: int, answer: dict[str, float]) -> None:
 
 def _scales(metric: str) -> dict[str, float]:
     """Units that a column of `metric` may be in, and the factor to the metric's own."""
-    name = quantity_of(metric).name
-    seconds = {unit: 1e3 * factor for unit, factor in SECONDS.items()}
-    return {"latency_ms": seconds, "energy_mj": {"J": 1e3, "mJ": 1.0, "uJ": 1e-3}}.get(name, {})
+    milliseconds = {unit: 1e3 * factor for unit, factor in SECONDS.items()}
+    return {LATENCY: milliseconds, ENERGY: MILLIJOULES, MEMORY: MEBIBYTES}.get(quantity_of(metric), {})
 
 
 def _quantity_told(column: str) -> str | None:
     """The quantity whose unit `column` ends in, such as `latency_ms` of `time (us)`; None where it ends in none."""
-    ending = _ending(column)
-    return next((name for name in ("latency_ms", "energy_mj") if ending in _scales(name)), None)
+    return next((q.name for q in (LATENCY, ENERGY, MEMORY) if _own_unit(column, _scales(q.name))), None)
 
 
 class MappedColumns(Reader):
@@ -353,16 +363,21 @@ class MappedColumns(Reader):
 
 def _metric_scale(mapping: ColumnMapping, metric: str) -> float:
     """The factor from the unit of a metric's column to the metric's own, which it has where nothing says another."""
-    scales, own = _scales(metric), quantity_of(metric).unit
+    scales, column = _scales(metric), mapping.metrics[metric]
     if not scales:
         return 1.0
-    return scales[_unit(mapping.metrics[metric], "metric_units", mapping.metric_units.get(metric), scales, own)]
+    own = None if column.endswith((")", "]")) else quantity_of(metric).unit  # what stands in brackets may be a unit
+    return scales[_unit(column, "metric_units", mapping.metric_units.get(metric), scales, own)]
 
 
-def _ending(column: str) -> str | None:
-    """The word that a column's name ends in, as units do: `ms` in `Time (ms)`."""
-    found = re.search(r"(?:^|[ _(\[])([A-Za-z]+)[)\]]?$", column)
-    return found[1] if found else None
+def _own_unit(column: str, known: Iterable[str]) -> str | None:
+    """The one of the units `known` that a column's name ends in, such as `ms` in `Time (ms)`, `us` in `lat_usec`."""
+    found = re.search(r"(?:^|[ _(\[])([A-Za-zµμ]+)[)\]]?$", column)
+    if found is None or found[1] in known:
+        return found and found[1]
+    word = re.sub("[µμ]", "u", found[1].lower())
+    unit = WORDS.get(word.removesuffix("s"), word if len(word) > 1 else "")  # one letter as it is written, or none
+    return next((each for each in known if each.lower() == unit.lower()), None)
 
 
 def _unit(column: str, key: str, stated: str | None, known: Mapping[str, float], default: str | None = None) -> str:
@@ -372,7 +387,7 @@ def _unit(column: str, key: str, stated: str | None, known: Mapping[str, float],
     """
     if stated is not None and stated not in known:
         raise InputError(f"{key} is {stated!r}, expected one of {', '.join(known)}")
-    own = ending if (ending := _ending(column)) in known else None
+    own = _own_unit(column, known)
     unit = stated or own or default
     if unit is None:
         raise InputError(f"a column mapping says in which unit {column!r} is: {key} is one of {', '.join(known)}")

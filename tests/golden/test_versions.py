@@ -649,7 +649,11 @@ def test_openvino_takes_a_batch_without_a_layout_for_one_image(
 
 
 @pytest.mark.parametrize(
-    ("column", "milliseconds"), [("time (us)", 0.85), ("t_ns", 0.00085), ("ms", 850.0), ("t", 850.0)]
+    ("column", "milliseconds"),
+    [
+        *[("time (us)", 0.85), ("t_ns", 0.00085), ("ms", 850.0), ("t", 850.0), ("latency_sec", 850e3)],
+        *[("lat_usec", 0.85), ("Latency (US)", 0.85), ("Zeit [µs]", 0.85), ("time seconds", 850e3)],
+    ],
 )
 def test_a_column_of_costs_is_in_the_unit_that_its_name_says(tmp_path: Path, column: str, milliseconds: float) -> None:
     (tmp_path / "a.csv").write_text(f"block,{column}\nmine,850\n")
@@ -659,3 +663,26 @@ def test_a_column_of_costs_is_in_the_unit_that_its_name_says(tmp_path: Path, col
         with pytest.raises(InputError, match="says us"):
             contrary = mapping.model_copy(update={"metric_units": {"latency_ms": "ms"}})
             parse([tmp_path / "a.csv"], mapping=contrary)
+
+
+@pytest.mark.parametrize(
+    ("column", "unit", "mebibytes"),
+    [("peak_KiB", None, 2.0), ("peak", None, 2048.0), ("peak MB", None, 1953.125), ("variant_b", None, 2048.0), ("peak", "kB", 1.953125)],
+)
+def test_memory_is_in_the_unit_that_its_column_says(
+    tmp_path: Path, column: str, unit: str | None, mebibytes: float
+) -> None:
+    (tmp_path / "a.csv").write_text(f"block,{column}\nmine,2048\n")
+    units = {"memory_mib": unit} if unit else {}
+    mapping = ColumnMapping(subject="block", metrics={"memory_mib": column}, metric_units=units)
+    (entry,) = parse([tmp_path / "a.csv"], mapping=mapping).entries
+    assert entry.record.costs["memory_mib"].value == pytest.approx(mebibytes)
+
+
+def test_a_bracket_that_may_be_a_unit_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("block,time (cycles)\nmine,850\n")
+    mapping = ColumnMapping(subject="block", metrics={"latency_ms": "time (cycles)"})
+    with pytest.raises(InputError, match=r"in which unit 'time \(cycles\)' is: metric_units"):
+        parse([tmp_path / "a.csv"], mapping=mapping)
+    with pytest.raises(InputError, match="is a memory_mib by its name"):
+        parse([tmp_path / "a.csv"], mapping=mapping.model_copy(update={"metrics": {"latency_ms": "peak_MB"}}))

@@ -119,7 +119,7 @@ def test_logs_of_two_bundles_are_told_apart(bundle: Path, environment: dict[str,
         assert alone is not None and all(table.rows[key] == row for key, row in alone.rows.items())
     shutil.move(one / "logs" / "onnxruntime" / "p00000.txt", tmp_path / "p00000.txt")
     manifests = [folder / "hwnas_bundle.json" for folder in (one, other)]
-    with pytest.raises(ParseError, match="may be of .*one and .*other: leave logs inside their bundle"):
+    with pytest.raises(ParseError, match=r"may be of .*one and .*other: leave logs inside their bundle"):
         parse([tmp_path / "p00000.txt", *manifests])
 
 
