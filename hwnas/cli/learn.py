@@ -151,6 +151,7 @@ def _predict_onnx(table: Path, onnx: Path, metric: str | None, allow_unknown: bo
     from hwnas.core.documents import PREDICTOR
     from hwnas.core.units import quantity_of
     from hwnas.predict import predict_onnx
+    from hwnas.predict.inference import share_text
 
     if (table / PREDICTOR.file).is_file():
         raise InputError(f"{table} is a predictor of architectures; --onnx needs a cost table or a run folder")
@@ -160,8 +161,8 @@ def _predict_onnx(table: Path, onnx: Path, metric: str | None, allow_unknown: bo
         f"{found.metric} {found.value:.6g} {quantity_of(found.metric).unit}: the sum of {found.primitives} primitives"
     ]
     if found.unknown:
-        lines.append(f"left out, {100 * report['unknown_macs']:.1f} % of the multiply-accumulates:")
-        rows = [[each.operation, str(each.count), f"{100 * each.macs_share:.2f} %"] for each in found.unknown]
+        lines.append(f"left out, {share_text(found.unknown_macs)} of the multiply-accumulates:")
+        rows = [[each.operation, str(each.count), share_text(each.macs_share)] for each in found.unknown]
         lines.append(columns(["operation", "count", "share"], rows))
     row = dict(zip(_PREDICTION, (found.value, None, None), strict=True))
     show({"predictions": [row], **report}, "\n".join(lines), as_json)

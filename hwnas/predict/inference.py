@@ -135,17 +135,17 @@ class OnnxPrediction:
         value: of those primitives, in the unit of `metric`.
         primitives: how many there are.
         unknown: operations that are in none of them, which `value` leaves out.
+        unknown_macs: their share of the model's multiply-accumulates; None where it cannot be told.
     """
 
     value: float
     metric: str
     primitives: int
     unknown: tuple[Unknown, ...]
+    unknown_macs: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON; `unknown_macs` is the share of the model's multiply-accumulates that `value` leaves out."""
-        share = sum(each.macs_share for each in self.unknown)
-        return {**asdict(self), "unknown": [asdict(each) for each in self.unknown], "unknown_macs": share}
+        return {**asdict(self), "unknown": [asdict(each) for each in self.unknown]}
 
 
 def predict_onnx(
@@ -154,7 +154,8 @@ def predict_onnx(
     """Cut the ONNX model in `file` into primitives of a cost table (a file or run folder), and add up their costs.
 
     Raises `InputError` for operations that are in no primitive of the table, unless `allow_unknown`, where nothing is
-    known at all, and for a model of another batch; `MissingCostError` for a primitive whose measurement failed.
+    known at all, and for a model of another batch, or in a half precision that is not the table's; `MissingCostError`
+    for a primitive whose measurement failed.
     """
     from hwnas.spaces.onnx_cut import cut
 
@@ -166,13 +167,18 @@ def predict_onnx(
             f"{file} takes {found.batch} images at a time, {costs.name} is of batch {costs.target.batch}; export the "
             "model with that batch or a dynamic one, or give a table of its batch"
         )
+    if found.precision and costs.target.precision not in (found.precision, "unknown"):
+        raise InputError(
+            f"{file} is in {found.precision}, {costs.name} of {costs.target.precision}; give the model in fp32, or a "
+            f"table of {found.precision}"
+        )
     if not found.primitives and (allow_unknown or not found.unknown):
         raise InputError(f"{file}: {costs.name} knows none of its operations; profile a space that has them")
     if found.unknown and not allow_unknown:
         named = ", ".join(f"{each.operation} ({each.count}x)" for each in found.unknown[:SHOWN_UNKNOWN])
         more = len(found.unknown) - SHOWN_UNKNOWN
         raise InputError(
-            f"{file}: {costs.name} does not know {100 * found.unknown_share:.1f} % of its multiply-accumulates: "
+            f"{file}: {costs.name} does not know {share_text(found.unknown_share)} of its multiply-accumulates: "
             f"{named}{f' and {more} other kinds' if more > 0 else ''}; profile a space that has them, or leave them "
             "out (--allow-unknown)"
         )
@@ -182,4 +188,9 @@ def predict_onnx(
     if missing:
         raise MissingCostError(missing, column, costs.name)
     total = sum(cost.value for cost in values if cost is not None)
-    return OnnxPrediction(float(total), column, len(found.primitives), found.unknown)
+    return OnnxPrediction(float(total), column, len(found.primitives), found.unknown, found.unknown_share)
+
+
+def share_text(share: float | None) -> str:
+    """A share of the multiply-accumulates in words."""
+    return "some" if share is None else f"{100 * share:.1f} %"

@@ -89,10 +89,12 @@ def _until_certified(
         had_room |= kept
         why = "the winner leaves room in its budget" if kept else f"{len(new)} finalists break their budget, or nearly"
         say(f"{why}; the cost model is corrected, the search goes on")
+        costs = _corrected_costs(problem, finalists.known)
         try:
-            result, found = solve(replace(problem, costs=_corrected_costs(problem, finalists.known)))
+            result, found = solve(replace(problem, costs=costs))
         except InfeasibleBudgetError as error:
             return result.with_best(result.best, [f"as measured, {error}"]), certificates
+        result = result.with_best(result.best, _corrections(costs))
 
 
 class _Finalists:
@@ -189,12 +191,24 @@ def _corrected_costs(problem: Problem, known: Mapping[str, Certificates]) -> dic
     return costs
 
 
+def _corrections(costs: Mapping[str, Source]) -> list[str]:
+    """What was done to the predictions, in words."""
+    return [
+        f"{name} of networks that were not measured is {source.notes['scale']:.3g} times what {source.text} predicts, "
+        f"by the {source.notes['measured']} that were"
+        for name, source in costs.items()
+        if "scale" in source.notes
+    ]
+
+
 def corrected(source: Source, evidence: Evidence) -> Source:
     """`source`, right about the architectures measured, and scaled elsewhere by the median of `worst` over predicted.
 
-    The worse end of the interval is taken so that what is found next keeps its budget with the whole of it.
+    The worse end of the interval is taken so that what is found next keeps its budget with the whole of it. What was
+    predicted to cost nothing tells no scale.
     """
-    scale = float(np.median(evidence.worst / evidence.predicted))
+    some = evidence.predicted > 0
+    scale = float(np.median(evidence.worst[some] / evidence.predicted[some])) if some.any() else 1.0
     measured = RowTable(evidence.genotypes, evidence.measured)
 
     def interval(population: Population, coverage: float) -> tuple[Array, Array]:

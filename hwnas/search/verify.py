@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hwnas.core.documents import CERTIFICATES, stamp
 from hwnas.core.errors import InputError, UnavailableError
 from hwnas.core.files import check_folder
+from hwnas.core.progress import say
 from hwnas.core.target import Target
 from hwnas.core.units import ENERGY, LATENCY, MEMORY, THROUGHPUT, quantity_of
 from hwnas.profile.metrics import OF_COLUMN
@@ -144,7 +146,8 @@ def verify(
         store: the sample store of the profile that the cost model was fitted on, so that both refer to one speed of
             the machine; None: the samples are not kept.
 
-    Raises `InputError` where a folder holds no search, or one without a budget.
+    Where this machine cannot measure what a folder's certificates say was measured, these are kept. Raises `InputError`
+    where a folder holds no search, or one without a budget.
     """
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
     results = [Result.load(folder) for folder in folders]
@@ -157,8 +160,21 @@ def verify(
     certificates = certify([claim for found in claims for claim in found], store=store, seed=seed)
     queue = iter(certificates)
     for folder, result, found in zip(folders, results, claims, strict=True):
-        save(folder, result, [next(queue) for _ in found])
+        own = [next(queue) for _ in found]
+        if lost := _lost(Path(folder), own):
+            say(f"{folder} keeps the certificates measured before: {lost.reason}")
+        else:
+            save(folder, result, own)
     return certificates
+
+
+def _lost(folder: Path, certificates: Sequence[Certificate]) -> Certificate | None:
+    """One of `certificates` that is not measured, where the folder's own is; None where there is none."""
+    measured: set[str] = set()
+    with suppress(InputError, KeyError, TypeError):  # what cannot be read is nothing to keep
+        stored = CERTIFICATES.read(folder / CERTIFICATES.file)["certificates"]
+        measured = {each["quantity"] for each in stored if each["measured"] is not None}
+    return next((c for c in certificates if c.measured is None and c.claim.quantity in measured), None)
 
 
 def _readable_claims(folder: str | Path, result: Result) -> list[Claim]:

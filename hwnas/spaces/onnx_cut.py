@@ -26,28 +26,33 @@ Bound = dict[str, str]
 
 @dataclass(frozen=True)
 class Unknown:
-    """Operations that no primitive explains: which, how many, and their share of the model's multiply-accumulates."""
+    """Operations that no primitive explains: which, how many, and their share of the multiply-accumulates that count.
+
+    The share is None for operations whose multiply-accumulates cannot be told.
+    """
 
     operation: str
     count: int
-    macs_share: float
+    macs_share: float | None
 
 
 @dataclass(frozen=True)
 class Cut:
     """A model as primitives, in order of execution, and what is left of it, the greatest share first.
 
-    `batch` is how many images it takes at a time, 0 where that is open.
+    `batch` is how many images it takes at a time, 0 where that is open; `precision` is `fp16` or `bf16` where most of
+    its values are, else empty.
     """
 
     primitives: tuple[Primitive, ...]
     unknown: tuple[Unknown, ...]
     batch: int
+    precision: str
 
     @property
-    def unknown_share(self) -> float:
-        """Share of the multiply-accumulates that no primitive explains."""
-        return sum(each.macs_share for each in self.unknown)
+    def unknown_share(self) -> float | None:
+        """Share of the multiply-accumulates that no primitive explains; None where it cannot be told."""
+        return _sum(each.macs_share for each in self.unknown)
 
 
 def cut(path: str | Path, known: Iterable[Primitive]) -> Cut:
@@ -62,15 +67,23 @@ def cut(path: str | Path, known: Iterable[Primitive]) -> Cut:
         if match is not None:
             found.append(match[0])
             taken |= match[1]
-    return Cut(tuple(reversed(found)), _unknown(model, taken), model.batch)
+    return Cut(tuple(reversed(found)), _unknown(model, taken), model.batch, model.precision)
 
 
 def _unknown(model: Steps, taken: set[str]) -> tuple[Unknown, ...]:
-    total = sum(step.macs for step in model.steps.values()) or 1
+    total = sum(step.macs or 0 for step in model.steps.values()) or 1
     rest = [step for value, step in model.steps.items() if value not in taken]
     counts = Counter(step.label for step in rest)
-    shares = {label: sum(step.macs for step in rest if step.label == label) / total for label in counts}
-    return tuple(Unknown(label, counts[label], shares[label]) for label in sorted(counts, key=lambda k: -shares[k]))
+    shares = {label: _sum(step.macs and step.macs / total for step in rest if step.label == label) for label in counts}
+    found = [Unknown(label, counts[label], shares[label]) for label in counts]
+    return tuple(sorted(found, key=lambda each: (each.macs_share is not None, -(each.macs_share or 0))))
+
+
+def _sum(parts: Iterable[float | None]) -> float | None:
+    """None where a part is not known."""
+    given = list(parts)
+    known = [part for part in given if part is not None]
+    return sum(known) if len(known) == len(given) else None
 
 
 def pattern_of(primitive: Primitive) -> Steps:

@@ -37,6 +37,12 @@ DEFAULTS = {
     "strides": (1, 1),
 }
 IGNORED = ("epsilon", "momentum", "training_mode", "allowzero", "storage_order", "spatial", "noop_with_empty_axes")
+UNCOUNTED = (
+    *("Attention", "ConvInteger", "DFT", "DeformConv", "Einsum", "GRU", "LSTM", "MatMulInteger", "QLinearConv"),
+    *("QLinearMatMul", "RNN", "STFT"),
+)
+"""Operations that multiply and accumulate, and are of no primitive."""
+PRECISIONS = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
 DIGITS = 4
 
 Attributes = dict[str, Any]
@@ -50,13 +56,13 @@ class Step:
         what: its name, the shapes of its inputs for one image, and all else that tells it from others.
         inputs: the values that it reads.
         output: the value that it gives.
-        macs: multiply-accumulates for one image.
+        macs: multiply-accumulates for one image; None where they cannot be told.
     """
 
     what: tuple[Any, ...]
     inputs: tuple[str, ...]
     output: str
-    macs: int = 0
+    macs: int | None = 0
 
     @property
     def label(self) -> str:
@@ -66,12 +72,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Steps:
-    """A model: its steps by the value that they give, in order of execution, and its batch, 0 where that is open."""
+    """A model: its steps by the value that they give, in order of execution.
+
+    `batch` is 0 where it is open; `precision` that of most values, `fp16` or `bf16`, else empty.
+    """
 
     steps: dict[str, Step]
     outputs: tuple[str, ...]
     shapes: frozenset[Shape]
     batch: int
+    precision: str
 
     @cached_property
     def readers(self) -> dict[str, set[str]]:
@@ -110,7 +120,7 @@ def read_steps(model: onnx.ModelProto, where: str) -> Steps:
             pending += reader.steps[value].inputs
     steps = {value: step for value, step in reader.steps.items() if value in needed}
     shapes = (reader.shape(value) for step in steps.values() for value in (*step.inputs, step.output))
-    return Steps(steps, outputs, frozenset(shapes), batch)
+    return Steps(steps, outputs, frozenset(shapes), batch, reader.precision)
 
 
 def _with_shapes(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
@@ -140,6 +150,12 @@ class _Reader:
         self.reads = Counter(name for node in self.graph.node for name in node.input)
         self.reads.update(output.name for output in self.graph.output)
 
+    @property
+    def precision(self) -> str:
+        values = (*self.graph.input, *self.graph.value_info, *self.graph.output)
+        types = Counter(value.type.tensor_type.elem_type for value in values)
+        return PRECISIONS.get(types.most_common(1)[0][0], "") if types else ""
+
     def name(self, value: str) -> str:
         return self.alias.get(value, value)
 
@@ -151,13 +167,17 @@ class _Reader:
         return shape[1:]
 
     def read(self, node: onnx.NodeProto) -> None:
-        data = [name for name in node.input if name and name not in self.constants]
+        graphs = _graphs(node)
+        read = [*node.input, *(name for graph in graphs for name in _outside(graph))]
+        data = [name for name in dict.fromkeys(read) if name and name not in self.constants]
         if node.op_type in KEEP_VALUES and node.input[0] in self.constants:
             data = []
         data = data[:1] if node.op_type in SHAPERS else data
         output, before = node.output[0], self.steps.get(self.name(data[0])) if data else None
         self.alias |= dict.fromkeys(node.output[1:], output)
-        if not data:
+        if graphs or (not data and node.op_type == "DequantizeLinear"):
+            self.steps[output] = Step((node.op_type, ()), tuple(map(self.name, data)), output, None)
+        elif not data:
             self._constant(node)
         elif node.op_type in PASSED or (node.op_type in FLATTENERS and len(self.full.get(output, ())) == 2):
             self.alias[output] = self.name(data[0])
@@ -212,6 +232,20 @@ class _Reader:
         return round(float(numpy_helper.to_array(tensor).reshape(())), DIGITS)
 
 
+def _graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs that a node runs in itself: branches, the bodies of loops."""
+    return [graph for attribute in node.attribute for graph in (*attribute.graphs, attribute.g) if graph.node]
+
+
+def _outside(graph: onnx.GraphProto) -> list[str]:
+    """The values that a node's graph reads from around it, or hands on."""
+    own = {value.name for value in (*graph.input, *graph.initializer)}
+    own |= {name for node in graph.node for name in node.output}
+    read = [name for node in graph.node for name in node.input]
+    read += [name for node in graph.node for inner in _graphs(node) for name in _outside(inner)]
+    return [name for name in (*read, *(value.name for value in graph.output)) if name not in own]
+
+
 def _tensor(value: Any) -> onnx.TensorProto:
     return numpy_helper.from_array(np.array(value))
 
@@ -242,14 +276,18 @@ def _different(attributes: Attributes) -> tuple[Any, ...]:
 
 # one function a form: (what, multiply-accumulates)
 
-What = tuple[tuple[Any, ...], int]
+What = tuple[tuple[Any, ...], int | None]
 
 
 def _any(reader: _Reader, node: onnx.NodeProto, data: list[str]) -> What:
     shapes, output = [reader.shape(name) for name in data], reader.shape(node.output[0])
     constants = () if node.op_type in SHAPERS else reader.known(node)
     shapes = sorted(shapes) if node.op_type in COMMUTATIVE else shapes
-    macs = prod(output) * shapes[0][-1] if node.op_type == "MatMul" else 0
+    macs: int | None = None if node.op_type in UNCOUNTED or node.domain not in ("", "ai.onnx") else 0
+    if node.op_type == "MatMul":
+        macs = prod(output) * shapes[0][-1]
+    elif node.op_type == "ConvTranspose" and (weight := reader.full.get(node.input[1])):
+        macs = prod(shapes[0]) * prod(weight[1:])
     return (node.op_type, tuple(shapes), output, _different(_attributes(node)), constants), macs
 
 

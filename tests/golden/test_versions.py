@@ -667,7 +667,13 @@ def test_a_column_of_costs_is_in_the_unit_that_its_name_says(tmp_path: Path, col
 
 @pytest.mark.parametrize(
     ("column", "unit", "mebibytes"),
-    [("peak_KiB", None, 2.0), ("peak", None, 2048.0), ("peak MB", None, 1953.125), ("variant_b", None, 2048.0), ("peak", "kB", 1.953125)],
+    [
+        ("peak_KiB", None, 2.0),
+        ("peak", None, 2048.0),
+        ("peak MB", None, 1953.125),
+        ("variant_b", None, 2048.0),
+        ("peak", "kB", 1.953125),
+    ],
 )
 def test_memory_is_in_the_unit_that_its_column_says(
     tmp_path: Path, column: str, unit: str | None, mebibytes: float

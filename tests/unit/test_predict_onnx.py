@@ -195,6 +195,60 @@ def test_a_model_of_another_batch_is_refused(tmp_path: Path) -> None:
         predict_onnx(several, paths[1])
 
 
+def test_branches_are_no_constants_and_what_they_read_counts(tmp_path: Path) -> None:
+    space = get_space(SPECS[1])
+    row, table = space.sample(1, 0)[0], table_of(space)
+    model = onnx.load_from_string(space.to_onnx(row))
+    whole = helper.make_graph(
+        list(model.graph.node), "whole", [], [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 10])]
+    )
+    constant = helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True)))
+    branch = helper.make_node("If", ["yes"], ["again"], then_branch=whole, else_branch=whole)
+    again = helper.make_tensor_value_info("again", TensorProto.FLOAT, [1, 10])
+    values = [*model.graph.initializer]
+    twice = helper.make_graph([constant, branch], "branch", [*model.graph.input], [again], values)
+    onnx.save(helper.make_model(twice, opset_imports=model.opset_import), tmp_path / "branch.onnx")
+    with pytest.raises(InputError, match=r"does not know some of its multiply-accumulates: If \(1x\)"):
+        predict_onnx(table, tmp_path / "branch.onnx")
+    side = helper.make_node("Identity", ["output"], ["seen"])
+    ends = [
+        helper.make_graph([side], "side", [], [helper.make_tensor_value_info("seen", TensorProto.FLOAT, [1, 10])])
+    ] * 2
+    reads = helper.make_node("If", ["yes"], ["again"], then_branch=ends[0], else_branch=ends[1])
+    graph = helper.make_graph([*model.graph.node, constant, reads], "reads", [*model.graph.input], [again], values)
+    onnx.save(helper.make_model(graph, opset_imports=model.opset_import), tmp_path / "reads.onnx")
+    found = predict_onnx(table, tmp_path / "reads.onnx", allow_unknown=True)
+    assert found.value == pytest.approx(predict_onnx(table, written(tmp_path / "net.onnx", space.to_onnx(row))).value)
+    assert [each.operation for each in found.unknown] == ["If"] and found.unknown_macs is None
+
+
+def test_transposed_convolutions_count_and_half_precision_is_told(tmp_path: Path) -> None:
+    space = get_space(SPECS[1])
+    row, table = space.sample(1, 0)[0], table_of(space)
+    model = onnx.load_from_string(space.to_onnx(row))
+    weight = numpy_helper.from_array(np.ones((3, 5, 4, 4), dtype=np.float32), "up")
+    model.graph.initializer.append(weight)
+    model.graph.node.append(helper.make_node("ConvTranspose", ["input", "up"], ["wide"], strides=[2, 2]))
+    model.graph.output.append(helper.make_tensor_value_info("wide", TensorProto.FLOAT, None))
+    onnx.save(model, tmp_path / "up.onnx")
+    extra, own = 3 * 32 * 32 * 5 * 16, space.macs(row[None])[0]
+    found = predict_onnx(table, tmp_path / "up.onnx", allow_unknown=True)
+    assert found.unknown_macs == pytest.approx(extra / (extra + own))
+    half = onnx.load_from_string(space.to_onnx(row))
+    for value in (*half.graph.input, *half.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    halves = [
+        numpy_helper.from_array(numpy_helper.to_array(t).astype(np.float16), t.name) for t in half.graph.initializer
+    ]
+    del half.graph.initializer[:]
+    half.graph.initializer.extend(halves)
+    onnx.save(half, tmp_path / "half.onnx")
+    with pytest.raises(InputError, match=r"is in fp16, .* of fp32; give the model in fp32"):
+        predict_onnx(table, tmp_path / "half.onnx")
+    same = CostTable(Target("toy", "torch", precision="fp16"), table.rows)
+    assert predict_onnx(same, tmp_path / "half.onnx").value > 0
+
+
 def test_a_model_without_operations_has_no_cost(tmp_path: Path) -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "nothing", values[:1], values[1:])

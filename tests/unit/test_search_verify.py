@@ -149,6 +149,7 @@ def test_the_search_goes_on_until_a_winner_keeps_its_budget(device: Device, fact
     assert certificate["measured"] > 0.9 * 1.5
     assert sum(device.campaigns) <= 2 * 24
     assert any("broke" in note for note in result.notes) == (factor > 1)
+    assert any("times what toy predicts" in note for note in result.notes) == (factor != 1)
     assert Result.load(tmp_path).best.certificate == certificate
 
 
@@ -333,6 +334,24 @@ def test_verify_measures_all_winners_in_one_campaign(device: Device, tmp_path: P
         assert Result.load(run).best.certificate == written[0]
 
 
+def test_what_was_measured_is_kept_where_nothing_can_be(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": 2.0}, evaluations=300, out=tmp_path)
+    before = [(tmp_path / name).read_bytes() for name in ("certificates.json", "search.json")]
+
+    def elsewhere(target: Target | None) -> Settings:
+        raise UnavailableError(f"{target} is not here")
+
+    monkeypatch.setattr(local, "local_settings", elsewhere)
+    assert [certificate.status for certificate in verify(tmp_path)] == ["not_measured"]
+    assert [(tmp_path / name).read_bytes() for name in ("certificates.json", "search.json")] == before
+    assert "keeps the certificates measured before" in capsys.readouterr().err
+    (tmp_path / "certificates.json").write_text('{"kind": "certificates"}')
+    assert [certificate.status for certificate in verify(tmp_path)] == ["not_measured"]
+    assert json.loads((tmp_path / "certificates.json").read_text())["certificates"][0]["status"] == "not_measured"
+
+
 def test_a_search_without_a_budget_has_nothing_to_verify(tmp_path: Path) -> None:
     search(SPEC, ACCURACY, "macs_m", evaluations=100, out=tmp_path)
     with pytest.raises(InputError, match="no budget"):
@@ -358,6 +377,9 @@ def test_a_corrected_cost_is_right_about_what_was_measured() -> None:
     np.testing.assert_allclose(better.predict(population)[3:], 1.2 * predicted[3:])
     assert better.additive is not None and source.additive is not None
     np.testing.assert_allclose(better.additive.extremes, 1.2 * np.array(source.additive.extremes))
+    nothing = replace(source, predict=lambda population: np.zeros(len(population)), additive=None)
+    better = corrected(nothing, Evidence(population[:3], np.zeros(3), measured, measured))
+    np.testing.assert_allclose(better.predict(population), [*measured, *np.zeros(37)])
 
 
 # export
