@@ -46,7 +46,7 @@ class Record:
         device: what it ran on as the log names it; empty where it does not say.
         runtime: `vart`, `tensorrt` ...; empty where the log is of no runtime (a power log).
         runtime_version: major and minor; empty where unknown.
-        precision, batch, threads: as in `Target`; None where the log does not say.
+        precision, batch, threads, graphs: as in `Target`; None where the log does not say.
         details: further figures, units in their names.
         flags: what a reader of the figures should know, such as `outliers` or `no_idle_baseline`.
         md5: checksum of the model file that ran, where the log gives it.
@@ -62,6 +62,7 @@ class Record:
     precision: str | None = None
     batch: int | None = None
     threads: int | None = None
+    graphs: bool | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     md5: str = ""

@@ -9,7 +9,7 @@ from hwnas.parse.where import line_of, read_object
 
 FORMAT = "hwnas-device"
 FILE = "device.json"
-FIELDS = ("device", "runtime_version", "precision", "batch", "threads")
+FIELDS = ("device", "runtime", "runtime_version", "precision", "batch", "threads")
 
 
 @parsers.register(FORMAT)

@@ -28,6 +28,8 @@ _TEXT = {
     "threads": r"INFERENCE_NUM_THREADS:\s*(\d+)",
     "first": r"First inference took (\S+) ms",
 }
+_HINT = re.compile(r"INFERENCE_PRECISION_HINT:\s*(?:<Type: ')?(\w+)")
+_HALVES = {"f16": "fp16", "float16": "fp16", "bf16": "bf16", "bfloat16": "bf16"}
 _LISTING = re.compile(r"(?:Model|Network) (inputs|outputs):")
 _INPUT = re.compile(r" / \[([^\]]*)\] / \[(\d{1,6}),\d+,\d+,\d+\]")
 _PLUGIN = re.compile(r"CPU|GPU|NPU|GNA|VPUX|MYRIAD|HDDL")
@@ -102,6 +104,7 @@ class OpenVino(Family):
             costs=costs,
             runtime=_runtime(texts.get("device", ""), setup),
             runtime_version=texts.get("version", ""),
+            precision=texts.get("precision"),
             batch=Where(source).count(batch, "batch size") if batch is not None else None,
             threads=int(figures["threads"]) if "threads" in figures else None,
             details=_details(figures, layers),
@@ -179,7 +182,7 @@ def _check(where: Where, figures: Mapping[str, float], batch: float | None = 1.0
 
 
 def _read_text(path: Path) -> tuple[dict[str, float], dict[str, str]]:
-    """Figures of the text (ms), and the device and version that it names."""
+    """Figures of the text (ms), and the device, version and half precision that it names."""
     lines = read_lines(path)
     figures: dict[str, float] = {}
     texts: dict[str, str] = {}
@@ -193,6 +196,8 @@ def _read_text(path: Path) -> tuple[dict[str, float], dict[str, str]]:
                 where.once(figures, name, scale * where.number(match[1], name))
         if match := re.search(r"Build ?\.+ (\d+\.\d+)", line):
             texts.setdefault("version", match[1])
+        if (match := _HINT.search(line)) and match[1] in _HALVES:
+            texts["precision"] = _HALVES[match[1]]
         if match := re.search(r"Execution Devices:\s*(\[.*\]|\S+)", line):
             texts["device"] = _device(match[1])
     if images := _unseen_images(lines):

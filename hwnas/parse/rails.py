@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ GROUPS = {
     "MGT mW": ("MGTRAVCC", "MGTRAVTT", "MGTAVCC", "MGTAVTT"),
 }
 CURRENTS, VOLTAGES, TIME = ".raw_currents", ".raw_voltages", ".time"
+TARGET = ("device", "runtime", "precision", "batch")
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 MILLIWATTS = {"W": 1e3, "mW": 1.0, "uW": 1e-3}
 MILLIJOULES = {"J": 1e3, "mJ": 1.0, "uJ": 1e-3}
@@ -343,7 +345,9 @@ class MappedColumns(Reader):
             if m.start is not None and m.end is not None
             else ()
         )
-        return PowerLog(path, increasing(path, list(times), 2), rails, window).records()
+        records = PowerLog(path, increasing(path, list(times), 2), rails, window).records()
+        named = {name: value for name in TARGET if name in m.model_fields_set and (value := getattr(m, name))}
+        return tuple(replace(record, **named) for record in records)
 
     def _costs(self, path: Path, rows: list[dict[str, str]]) -> tuple[Record, ...]:
         m = self.mapping

@@ -14,16 +14,23 @@ from hwnas import __version__
 from hwnas.core.bundle import MANIFEST
 from hwnas.core.errors import InputError, ParseError
 from hwnas.core.files import write_text
+from hwnas.core.progress import say
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
 from hwnas.core.units import may_be_zero
 from hwnas.parse.base import ColumnMapping, Reader, Reading, Record, parsers, read_head, refuse_binary
+from hwnas.parse.device import FILE as DEVICE_FILE
+from hwnas.parse.device import FORMAT as DEVICE_FORMAT
 from hwnas.parse.family import by_base
 from hwnas.parse.rails import MappedColumns
 from hwnas.parse.subjects import Subjects
 from hwnas.spaces import SearchSpace
 
 ARCHIVES = (".gz", ".tgz")
+SETTINGS = {"precision", "batch", "threads", "graphs"}
+STATED = ("device", "runtime", "runtime_version", *sorted(SETTINGS))
+NOTHING: tuple[Any, ...] = (None, "", "unknown")
+UNSTATED = {"threads": (*NOTHING, 0)}
 
 
 @dataclass(frozen=True)
@@ -96,13 +103,18 @@ class ParseReport:
         out = Path(out)
         if out.suffix != ".csv":
             raise InputError(f"{out}: the table is written as CSV; choose a name that ends in .csv")
+        if self.table is None and out.exists():
+            raise InputError(f"{out} is the table of other logs, and these give none; choose another --out")
         records = out.with_name(f"{out.stem}.records.csv")
         _write_rows(records, [entry.to_json() for entry in self.entries])
         written = [records]
         parts = [{"subject": e.record.subject, **part} for e in self.entries for part in _parts(e.record)]
+        of_parts = out.with_name(f"{out.stem}.parts.csv")
         if parts:
-            written.append(out.with_name(f"{out.stem}.parts.csv"))
-            _write_rows(written[-1], parts)
+            written.append(of_parts)
+            _write_rows(of_parts, parts)
+        else:
+            of_parts.unlink(missing_ok=True)
         if self.table is None:
             return written
         self.table.save(out)
@@ -245,7 +257,7 @@ def _refuse_zero(reading: Reading) -> None:
 
 def _reader(path: Path, format: str, mapping: ColumnMapping | None) -> Reader | None:
     if format != "auto":
-        return parsers.get(format)()
+        return parsers.get(DEVICE_FORMAT if path.name == DEVICE_FILE else format)()
     head = read_head(path)
     refuse_binary(path, head)
     known = [name for name in parsers if parsers.get(name)().matches(path, head)]
@@ -317,23 +329,25 @@ def _target(records: list[Record], environment: dict[str, Any]) -> Target:
 
     What neither a record nor the device's description says is `unknown`, 0 threads, and a batch of 1.
     """
-    values: dict[str, Any] = {**dict.fromkeys(("device", "runtime", "precision"), "unknown"), "threads": 0}
+    stated: dict[str, Any] = {}
     for record in records:
-        for name in ("device", "runtime", "runtime_version", "precision", "batch", "threads"):
+        for name in STATED:
             value = getattr(record, name)
-            if value in (None, ""):
-                continue
-            if values.get(name, "unknown") not in ("unknown", 0, value):
+            if value not in UNSTATED.get(name, NOTHING) and stated.setdefault(name, value) != value:
                 raise ParseError(
-                    record.source, f"has {name} {value}, the logs before it {values[name]}: parse them apart"
+                    record.source, f"has {name} {value}, the logs before it {stated[name]}: parse them apart"
                 )
-            values[name] = value
-    for name, value in environment.get("target", {}).items():
-        if values.setdefault(name, value) not in ("unknown", 0, value):
-            raise ParseError(
-                records[0].source, f"has {name} {values[name]}, the device's description {value}: parse them apart"
-            )
-        values[name] = value
+    described = environment.get("target", {})
+    for name, value in described.items():
+        own = stated.get(name, value)
+        if own != value and not (name == "runtime" and value.startswith(f"{own}-")):  # a provider is told apart there
+            raise ParseError(records[0].source, f"has {name} {own}, the device's description {value}: parse them apart")
+    for name in SETTINGS - described.keys():
+        silent = [record for record in records if getattr(record, name) is None]
+        if name in stated and silent:
+            what = f"{len(silent)} of {len(records)} logs, such as {silent[0].source}, do not say the {name}"
+            say(f"{what}: taken to be {stated[name]}, as the others say")
+    values = {**dict.fromkeys(("device", "runtime", "precision"), "unknown"), "threads": 0} | stated | described
     if environment.get("runtime_version"):
         values["runtime_version"] = environment["runtime_version"]
     return Target(**values, origin="imported")

@@ -37,6 +37,7 @@ _TEXTS = {
     "device": r"Selected Device: (.+)",
     "precision": r"\] Precision: (.+)",
     "dimensions": r"[Ii]nput binding for .* with dimensions (\d{1,9}(?:x\d{1,9})*)",
+    "graphs": r"\] CUDA Graph: (Enabled|Disabled)",
     "streams": r"\] (?:Inference )?Streams: (\d{1,6})",
 }
 _NEEDED = frozenset(("throughput", "queries", "wall_s", "compute_s"))
@@ -174,6 +175,7 @@ def _settings(log: Log | None) -> dict[str, Any]:
         "precision": log.precision,
         "batch": log.batch,
         "threads": 0,
+        "graphs": log.texts["graphs"] == "Enabled" if "graphs" in log.texts else None,
     }
 
 

@@ -103,11 +103,13 @@ def predict_file(
     extrapolate: bool = False,
 ) -> Predictions:
     """Predict the column `arch` of a Parquet or CSV file; its rows with the columns `prediction`, `lower_90` and
-    `upper_90` go to `out` (Parquet, or CSV where its name ends so)."""
+    `upper_90` go to `out`, Parquet or CSV by its name."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 
     path = Path(file)
+    if out is not None and Path(out).suffix not in (".csv", ".parquet"):
+        raise InputError(f"{out}: predictions are written as Parquet or CSV; choose a name in .parquet or .csv")
     table = open_table(path)
     if "arch" not in table.schema.names:
         raise InputError(f"{path}: no column 'arch'; it has {', '.join(table.schema.names)}")

@@ -59,11 +59,12 @@ log_folder() {
     printf '%s' "$folder"
 }
 
-# describe FOLDER PRECISION THREADS: write what the tool's own logs do not say; stop where they are of something else.
+# describe FOLDER PRECISION THREADS [RUNTIME]: write what the tool's own logs do not say; stop where they are of
+# something else.
 describe() {
     local text
-    text="$(printf '{"format": "hwnas-device", "version": 1, "device": "%s", "precision": "%s", "batch": %s, "threads": %s}' \
-        "$(device_name)" "$2" "$(batch)" "$3")"
+    text="$(printf '{"format": "hwnas-device", "version": 1, "device": "%s", "precision": "%s", "batch": %s, "threads": %s%s}' \
+        "$(device_name)" "$2" "$(batch)" "$3" "${4:+, \"runtime\": \"$4\"}")"
     if compgen -G "$1/*.txt" >/dev/null && [ "$(cat "$1/device.json" 2>/dev/null)" != "$text" ]; then
         echo "$1 holds logs of another device, precision or number of threads: move it away, or run as before" >&2
         exit 2

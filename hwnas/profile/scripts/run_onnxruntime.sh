@@ -8,11 +8,13 @@
 need onnxruntime_perf_test
 runs="${RUNS:-200}"
 threads="${THREADS:-1}"
-if has '-e.*' "$@" && ! [[ " $* " =~ \ -e\ ?cpu\  ]]; then
+runtime=""
+if [[ " $* " =~ \ -e\ ?([a-z]+)\  ]] && [ "${BASH_REMATCH[1]}" != cpu ]; then
+    runtime="onnxruntime-${BASH_REMATCH[1]}"
     accelerated
 fi
 logs="$(log_folder onnxruntime "$@")"
-describe "$logs" fp32 "$threads"
+describe "$logs" fp32 "$threads" "$runtime"
 
 for model in "$bundle"/onnx/*.onnx; do
     name="$(basename "$model" .onnx)"
