@@ -106,6 +106,21 @@ def test_trtexec_does_not_know_the_precision_of_an_engine_it_loads(tmp_path: Pat
     assert (silent.subject, silent.precision) == ("block", None)
 
 
+def test_trtexec_cuda_graphs_are_a_target_of_their_own(tmp_path: Path) -> None:
+    keyed = changed(TRTEXEC, ("/data/bundle/onnx/block.onnx", "1:global_pool[9x5x5]"))
+    texts = {
+        on: changed(keyed, ("[I] Streams: 1", f"[I] Streams: 1\n[I] CUDA Graph: {on}"))
+        for on in ("Enabled", "Disabled")
+    }
+    for name, on in (("a", "Enabled"), ("b", "Disabled")):
+        (tmp_path / f"{name}.txt").write_text(texts[on])
+        table = parse([tmp_path / f"{name}.txt"]).table
+        assert table is not None and table.target.graphs == (on == "Enabled")
+    (tmp_path / "b.txt").write_text(changed(texts["Disabled"], ("9x5x5", "8x5x5")))
+    with pytest.raises(ParseError, match="has graphs False, the logs before it True"):
+        parse([tmp_path])
+
+
 def test_trtexec_doubts(tmp_path: Path) -> None:
     guessed = "[W] Dynamic dimensions required for input: x. Automatically overriding shape to: 1x3x1x1"
     text = changed(TRTEXEC, ("Streams: 1", f"Inference Streams: 4\n{guessed}"))
@@ -608,6 +623,57 @@ def test_openvino_runs_on_what_device_json_names(tmp_path: Path) -> None:
         assert parse([tmp_path / "net"]).entries[0].record.runtime == runtime
 
 
+@pytest.mark.parametrize("printed", ["<Type: 'bfloat16'>", "bf16"])
+def test_openvino_says_where_it_rounds(tmp_path: Path, printed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(NET, tmp_path / "net")
+    text = (NET / "benchmark_app.txt").read_text()
+    hint = f"[ INFO ]   INFERENCE_PRECISION_HINT: {printed}\n"
+    (tmp_path / "net" / "benchmark_app.txt").write_text(hint + text)
+    assert parse([tmp_path / "net"]).entries[0].record.precision == "bf16"
+    (tmp_path / "net" / "benchmark_app.txt").write_text(hint.replace(printed, "f32") + text)
+    assert parse([tmp_path / "net"]).entries[0].record.precision is None
+
+
+def test_settings_that_only_some_logs_state_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (LOGS / "onnxruntime" / "block.txt").read_text()
+    samples = (LOGS / "onnxruntime" / "block.samples.csv").read_text()
+    models = {f"p0000{i}": {"primitive": f"1:global_pool[{8 + i}x5x5]"} for i in (1, 2)}
+    (tmp_path / "hwnas_bundle.json").write_text(json.dumps({"kind": "hwnas_bundle", "models": models}))
+    silent = changed(text, ("Setting intra_op_num_threads to 2\n", ""))
+    for name, written in (("p00001", text), ("p00002", silent)):
+        (tmp_path / f"{name}.txt").write_text(written)
+        (tmp_path / f"{name}.samples.csv").write_text(samples)
+    table = parse([tmp_path]).table
+    assert table is not None and table.target.threads == 2
+    said = capsys.readouterr().err
+    assert "1 of 2 logs" in said and "p00002" in said and "do not say the threads: taken to be 2" in said
+    described = {"format": "hwnas-device", "version": 1, "threads": 2}
+    (tmp_path / "device.json").write_text(json.dumps(described))
+    parse([tmp_path])
+    assert not capsys.readouterr().err
+
+
+def test_device_json_is_itself_whatever_the_format_of_the_logs() -> None:
+    folder = LOGS / "device"
+    named = parse([folder], format="onnxruntime")
+    assert named.environment == parse([folder]).environment and len(named.entries) == 1
+
+
+def test_what_an_earlier_parse_left_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(changed(TRTEXEC, ("/data/bundle/onnx/block.onnx", "1:global_pool[9x5x5]")))
+    (tmp_path / "a.profile.json").write_text((LOGS / "trtexec" / "block.profile.json").read_text())
+    parse([tmp_path], out=tmp_path / "out" / "t.csv")
+    assert (tmp_path / "out" / "t.parts.csv").exists()
+    (tmp_path / "a.profile.json").unlink()
+    parse([tmp_path / "a.txt"], out=tmp_path / "out" / "t.csv")
+    assert not (tmp_path / "out" / "t.parts.csv").exists()
+    (tmp_path / "a.txt").write_text(TRTEXEC)
+    kept = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(InputError, match="the table of other logs"):
+        parse([tmp_path / "a.txt"], out=tmp_path / "out" / "t.csv")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == kept
+
+
 def test_threads_that_a_log_states_twice(tmp_path: Path) -> None:
     runs = "count=1 curr=5\nInference timings in us: Init: 9, First inference: 5, Warmup (avg): 5, Inference (avg): 5\n"
     (tmp_path / "a.txt").write_text(f"Num threads: [1]\n#threads used for CPU inference: [4]\nSTARTING!\n{runs}")
@@ -631,6 +697,10 @@ def test_units_are_never_guessed(tmp_path: Path, changed: dict[str, Any], why: s
     asked: dict[str, Any] = {"time": "clock", "time_unit": "ms", "rails": {"core": "core (W)"}, **window}
     record = parse([tmp_path / "a.csv"], mapping=ColumnMapping(**asked)).entries[0].record
     assert record.costs["energy_mj"].value == pytest.approx(0.4 * 1500 / 40)
+    assert (record.device, record.runtime, record.batch) == ("", "", None)
+    target: dict[str, Any] = {"device": "Jetson", "runtime": "tensorrt", "precision": "fp16", "batch": 4}
+    record = parse([tmp_path / "a.csv"], mapping=ColumnMapping(**asked, **target)).entries[0].record
+    assert {name: getattr(record, name) for name in target} == target
     with pytest.raises(InputError, match=re.escape(why)):
         parse([tmp_path / "a.csv"], mapping=ColumnMapping(**{**asked, **changed}))
 

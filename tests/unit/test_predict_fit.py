@@ -188,6 +188,8 @@ def test_saved_model_predicts_files_without_torch(tmp_path: Path, source: Path, 
     assert table.schema.names == ["arch", "phone_ms", "what", "prediction", "lower_90", "upper_90"]
     np.testing.assert_array_equal(table["prediction"], result.value)
     assert (result.lower < result.value).all() and (result.value < result.upper).all()
+    with pytest.raises(InputError, match=r"choose a name in \.parquet or \.csv"):
+        predict_file(tmp_path / "model", source, tmp_path / "out.tsv")
     code = (
         "import sys; from hwnas.predict import predict; "
         f"print(predict({str(tmp_path / 'model')!r}, ['01201201']).value[0]); assert 'torch' not in sys.modules"

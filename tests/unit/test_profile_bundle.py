@@ -165,7 +165,7 @@ def test_a_log_under_the_name_of_another_model(bundle: Path, tmp_path: Path) -> 
 def test_runs_of_two_kinds_do_not_mix(bundle: Path, environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(bundle, folder)
-    for path in sorted((folder / "onnx").glob("*.onnx"))[1:]:
+    for path in sorted((folder / "onnx").glob("*.onnx"))[:-1]:
         path.unlink()
     assert run(folder / "run_onnxruntime.sh", environment).returncode == 0
     for changed in ({"HWNAS_DEVICE": "A100"}, {"THREADS": "2"}):
@@ -177,7 +177,15 @@ def test_runs_of_two_kinds_do_not_mix(bundle: Path, environment: dict[str, str],
     for option in (["-e", "cuda"], ["-ecuda"]):
         assert "set HWNAS_DEVICE" in run(folder / "run_onnxruntime.sh", unnamed, *option).stderr
     assert run(folder / "run_onnxruntime.sh", environment, "-e", "cuda").returncode == 0
-    assert len(list((folder / "logs" / "onnxruntime_-e_cuda").glob("*.txt"))) == 1
+    assert run(folder / "run_onnxruntime.sh", environment, "-etensorrt").returncode == 0
+    for name, runtime in (
+        ("onnxruntime_-e_cuda", "onnxruntime-cuda"),
+        ("onnxruntime_-etensorrt", "onnxruntime-tensorrt"),
+    ):
+        table = parse([folder / "logs" / name]).table
+        assert table is not None and len(table.rows) == 1 and table.target.runtime == runtime
+    with pytest.raises(ParseError, match="another target"):
+        parse([folder / "logs"])
 
 
 def test_a_stopped_run_goes_on_with_the_models_it_lacks(
