@@ -73,7 +73,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, HwnasError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return "interrupted; what was finished is kept", INTERRUPTED
+        return "interrupted; what was written so far is kept", INTERRUPTED
     if isinstance(error, OSError) and error.filename is not None and error.errno in NO_ACCESS:
         return f"cannot use {shortened(str(error.filename))}: {error.strerror}; choose another path", 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

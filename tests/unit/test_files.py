@@ -227,7 +227,7 @@ def test_a_polite_kill_ends_as_ctrl_c_does(number: signal.Signals, tmp_path: Pat
             time.sleep(0.05)
         it.send_signal(number)
         _, said = it.communicate(timeout=60)
-    assert it.returncode == 130 and said.splitlines()[-1] == "hwnas: interrupted; what was finished is kept"
+    assert it.returncode == 130 and said.splitlines()[-1] == "hwnas: interrupted; what was written so far is kept"
     assert not list(tmp_path.glob(f"{files.SCRATCH}*"))
 
 
