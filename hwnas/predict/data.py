@@ -90,7 +90,7 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
         raise InputError(f"{path}: {metric} has no value in any of its {len(raw)} rows")
     left_out = int((~keep).sum())
     if run is not None and "space" in columns:
-        keep &= _of_space(columns["space"], space, path)
+        keep &= of_space(columns["space"], space, path)
         if not keep.any():
             raise InputError(f"{path}: {metric} has no value in any row of {space.spec}")
     valued = int(keep.sum())
@@ -126,7 +126,7 @@ def _measured_themselves(columns: dict[str, list[Any]], raw: Array, keep: NDArra
     return kept
 
 
-def _of_space(specs: list[Any], space: SearchSpace, path: Path) -> NDArray[np.bool_]:
+def of_space(specs: list[Any], space: SearchSpace, path: Path) -> NDArray[np.bool_]:
     """Which rows of a run are of `space`; raises `InputError` where none is."""
     own = np.array([spec == space.spec for spec in specs])
     if not own.any():

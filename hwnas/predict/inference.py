@@ -15,7 +15,8 @@ from hwnas.core.documents import PREDICTOR
 from hwnas.core.errors import InputError, MissingCostError
 from hwnas.core.files import replacing
 from hwnas.core.table import CostTable, is_table
-from hwnas.predict.base import Predictor, predictors, table_column
+from hwnas.core.units import THROUGHPUT, quantity_of
+from hwnas.predict.base import MS_PER_S, Predictor, predictors, table_column
 from hwnas.predict.store import load_predictor
 from hwnas.spaces import Primitive, SearchSpace, get_space
 
@@ -56,8 +57,9 @@ def open_model(
 def _only_column(table: CostTable, metric: str | None) -> str:
     columns = table.summable(metric)
     if len(columns) != 1:
-        held = f"several columns ({', '.join(columns)})" if columns else "no column that adds up over blocks"
-        raise InputError(f"{table.name} has {held}; say which one (--metric)")
+        if not columns:
+            raise InputError(f"{table.name} has no column that adds up over blocks, such as latency_ms")
+        raise InputError(f"{table.name} has several columns ({', '.join(columns)}); say which one (--metric)")
     return columns[0]
 
 
@@ -134,7 +136,7 @@ class OnnxPrediction:
     """The cost of an ONNX model as the sum of the primitives that it was cut into.
 
     Attributes:
-        value: of those primitives, in the unit of `metric`.
+        value: of those primitives, in the unit of `metric`; a throughput is made of their latencies.
         primitives: how many there are.
         unknown: operations that are in none of them, which `value` leaves out.
         unknown_macs: their share of the model's multiply-accumulates; None where it cannot be told.
@@ -162,7 +164,8 @@ def predict_onnx(
     from hwnas.spaces.onnx_cut import cut
 
     costs = table if isinstance(table, CostTable) else CostTable.load(table)
-    column = table_column(costs, _only_column(costs, metric))
+    asked = _only_column(costs, metric)
+    column = table_column(costs, asked)
     found = cut(file, [Primitive.from_key(key) for key in costs.rows])
     if found.batch not in (0, costs.target.batch):
         raise InputError(
@@ -189,8 +192,10 @@ def predict_onnx(
     missing = sorted({primitive.key for primitive, cost in pairs if cost is None or np.isnan(cost.value)})
     if missing:
         raise MissingCostError(missing, column, costs.name)
-    total = sum(cost.value for cost in values if cost is not None)
-    return OnnxPrediction(float(total), column, len(found.primitives), found.unknown, found.unknown_share)
+    total = float(sum(cost.value for cost in values if cost is not None))
+    if quantity_of(asked) == THROUGHPUT:
+        total = MS_PER_S * costs.target.batch / total
+    return OnnxPrediction(total, asked, len(found.primitives), found.unknown, found.unknown_share)
 
 
 def share_text(share: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +17,7 @@ from hwnas.core.columns import column_names, numbers, read_columns
 from hwnas.core.documents import NETWORKS_FILE
 from hwnas.core.errors import InputError
 from hwnas.core.units import THROUGHPUT, quantity_of
-from hwnas.predict.data import parse_archs
+from hwnas.predict.data import of_space, parse_archs
 from hwnas.predict.gp import GaussianProcess
 from hwnas.predict.likelihood import factor
 from hwnas.spaces import SearchSpace
@@ -46,13 +47,16 @@ def read_sources(
     quantity = quantity_of(metric)
     tables = []
     for name in paths:
-        path = Path(name, NETWORKS_FILE) if Path(name).is_dir() else Path(name)
+        path = _networks(name)
         columns = [c for c in column_names(path) if _is_quantity(c, quantity.name)]
-        if columns != [metric] or (target is not None and _same_file(Path(name), Path(target))):
+        if columns != [metric] or (target is not None and _same_file(path, _networks(target))):
             columns = [column for column in columns if column != metric]
-        read = read_columns(path, ["arch", *columns], required=("arch",))
+        read = read_columns(path, ["arch", "space", *columns], required=("arch",))
         if not columns:
             raise InputError(f"{path} has no column of {quantity.name} but {metric} to transfer from")
+        if path.name == NETWORKS_FILE and "space" in read:
+            own = of_space(read["space"], space, path)
+            read = {column: list(compress(values, own)) for column, values in read.items()}
         costs = np.stack([numbers(read[column], column, path) for column in columns], axis=1)
         full = np.isfinite(costs).mean(axis=0) >= FEWEST_VALUES
         devices = tuple(c for c, keep in zip(columns, full, strict=True) if keep)
@@ -68,6 +72,11 @@ def read_sources(
         population = parse_archs(space, read["arch"], path, keep)
         tables.append(SourceTable(population, costs[keep] / costs[keep].mean(axis=0), devices))
     return tables
+
+
+def _networks(name: str | Path) -> Path:
+    """The table of networks that `name` is, or that the run folder `name` has."""
+    return Path(name, NETWORKS_FILE) if Path(name).is_dir() else Path(name)
 
 
 def _same_file(path: Path, other: Path) -> bool:

@@ -84,6 +84,8 @@ def load_predictor(folder: str | Path) -> Predictor:
     folder = Path(folder)
     document = read_document(folder)
     space = get_space(document["space"])
+    if space.spec != document["space"]:  # its genes may have stood in another order
+        raise InputError(f"{folder} is of {document['space']}, which is {space.spec} now; fit it again")
     kind = predictors.get(document["predictor"])
     name = Path(str(document.get("arrays", FIRST_ARRAYS))).name
     arrays = _read_arrays(folder / name, document["arrays_sha256"])

@@ -65,14 +65,14 @@ def remember(cpu: str, sentinel_ms: Sequence[float]) -> None:
 def settle(sentinel_ms: Sequence[float], remembered: Iterable[float]) -> float:
     """The speed to refer to, from a store's sentinels and speeds remembered: the first that could be this machine's.
 
-    That is one near its typical speed, or one at which it still runs now and then.
+    That is one near its typical speed, or one at which it still runs now and then; any where none is timed yet.
     """
     own, seen = typical_speed(sentinel_ms), np.asarray(sentinel_ms, dtype=np.float64)
 
     def possible(value: float) -> bool:
         return _alike(own, value) or bool(np.sum(np.abs(seen / value - 1) <= CALM) >= REACHED * np.isfinite(seen).sum())
 
-    return next((value for value in remembered if math.isfinite(own) and possible(value)), own)
+    return next((value for value in remembered if not len(seen) or (math.isfinite(own) and possible(value))), own)
 
 
 def _alike(own: float, known: float) -> bool:

@@ -306,19 +306,22 @@ class _Campaign:
         due = {item: min(windows, self.windows_due(item)) for item in sessions}
         for number in range(max(due.values(), default=0)):
             order = [item for item in self.rng.permutation(list(due)).tolist() if due[item] > number]
+            if not order:
+                break
             for reply in worker.meter(order, metering.meter, metering.window_s):
                 if "unmetered" in reply:
-                    self.leave_unmetered(reply["unmetered"], reply["reason"])
-                    due |= dict.fromkeys(reply["unmetered"], 0)
+                    left = list(self.subjects) if reply["unmetered"] is None else [reply["unmetered"]]
+                    self.leave_unmetered(left, reply["reason"])
+                    due |= dict.fromkeys(due.keys() & left, 0)
                 else:
                     self.store.read(reply["item"], self.environment, window_readings(reply))
         self.history.refresh()
         self.update_progress(sessions)
 
-    def leave_unmetered(self, items: list[int], reason: str) -> None:
+    def leave_unmetered(self, items: Sequence[int], reason: str) -> None:
         """Do without the energy of `items` in this campaign, and say why, once."""
         if not self.unmetered:
-            say(f"no energy is read: {reason}")
+            say(f"{'no energy' if len(items) > 1 else 'not every energy'} is read: {reason}")
         self.unmetered.update(items)
 
     def block_order(self, sessions: Mapping[int, int]) -> list[int]:

@@ -170,7 +170,7 @@ class Span:
 
 
 def take_span(
-    run: Callable[[int], Any] | None,
+    run: Callable[[int], int] | None,
     counter: Counter | None,
     least_s: float,
     clock: Callable[[], float] = time.perf_counter,
@@ -178,9 +178,10 @@ def take_span(
 ) -> Span:
     """Run back to back (rest, without `run`) for `least_s` at least, from one step of the counter to another.
 
-    `run` makes as many inferences as it is told: as many as a moment takes, which is short where a counter is to be
-    read between moments. It is read near both ends alone, since reading it takes time in which a GPU rests. Without a
-    counter the span is as long as was asked for. Raises `RuntimeError` where the counter stands still.
+    `run` makes as many inferences as it is told, or some more, and returns how many. It is as many as a moment takes,
+    short where a counter is to be read between moments. It is read near both ends alone, since reading it takes time in
+    which a GPU rests. Without a counter the span is as long as was asked for. Raises `RuntimeError` where the counter
+    stands still.
     """
     runs, at_once, queued = 0, 1, queue_wait()
     moment = POLL_S if counter else MOMENT_S
@@ -194,8 +195,7 @@ def take_span(
         begun = now = clock()
         while now - begun < moment:
             started = now
-            run(at_once)
-            runs, now = runs + at_once, clock()
+            runs, now = runs + run(at_once), clock()
             at_once *= 1 + (now - started < moment / 2)
         return now
 

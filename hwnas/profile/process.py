@@ -22,7 +22,7 @@ from hwnas.profile.backends import Settings
 from hwnas.profile.subject import Subject
 from hwnas.profile.timer import Pace
 
-STARTUP_S = 120.0
+STARTUP_S, CLOSE_S = 120.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class WorkerProcess:
     def meter(self, order: list[int], meter: str, window_s: float) -> Iterator[dict[str, Any]]:
         """A window of energy of each in `order`, as they come: `{"window", "idle", "meter", "item"}`.
 
-        Or `{"unmetered", "reason"}`, of several for which there is none.
+        Or `{"unmetered", "reason"}` of one for which there is none; of all where that is None.
         """
         self._send("meter", order=order, meter=meter, window_s=window_s)
         return self._replies()
@@ -123,8 +123,9 @@ class WorkerProcess:
         """Kill and reap the process."""
         self.kill()
         self._process.wait()
-        self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout, self._errors):
+        self._reader.join(CLOSE_S)
+        ended = [] if self._reader.is_alive() else [self._process.stdout]  # a process that the worker left may hold it
+        for pipe in (self._process.stdin, self._errors, *ended):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
 

@@ -29,7 +29,7 @@ from hwnas.profile.timer import Pace, Stopwatch, await_speed, run_sentinel, take
 OOM_FIRST = 1000
 PR_SET_PDEATHSIG = 1
 PRIORITY = -10
-PATIENCE, PATIENCE_AT_FIRST_S = 2.0, 0.2
+PATIENCE, PATIENCE_AT_FIRST_S, LONGEST_WAIT_S = 2.0, 0.2, 1.0
 
 
 class Worker:
@@ -109,7 +109,8 @@ class Worker:
     def run(self, order: list[int], typical_ms: float) -> None:
         """A sample block of each loaded subject in `order`, between two runs of the sentinel.
 
-        Each waits until that takes about `typical_ms`, all together for `PATIENCE` times as long as the blocks take.
+        Each waits until that takes about `typical_ms`, but no longer than `LONGEST_WAIT_S`, and all together `PATIENCE`
+        times as long as the blocks take.
         """
         wake_up(self.sentinel)
         for item in order:
@@ -119,7 +120,7 @@ class Worker:
             try:
                 once = self.models[item][1]
                 started, conditions = time.time(), self.backend.conditions()
-                before, waited = await_speed(self.sentinel, typical_ms, self.patience_s)
+                before, waited = await_speed(self.sentinel, typical_ms, min(self.patience_s, LONGEST_WAIT_S))
                 warm = warm_up(once, self.pace.warmup_s)
                 times = take_block(once, self.pace)
                 after = run_sentinel(self.sentinel)
@@ -145,7 +146,7 @@ class Worker:
         try:
             counter, idle = self.rest(meter, window_s)
         except Exception as error:
-            self.say(unmetered=order, reason=one_line(error))
+            self.say(unmetered=None, reason=one_line(error))
             order = []
         for item in order:
             if item not in self.models:
@@ -155,7 +156,7 @@ class Worker:
                 window = take_span(partial(self.backend.repeat, self.models[item][0]), counter, window_s)
             except Exception as error:
                 self.end_where_lost(error)
-                self.say(unmetered=[item], reason=one_line(error))
+                self.say(unmetered=item, reason=one_line(error))
                 continue
             self.say(window=asdict(window), idle=asdict(idle), meter=meter, item=item)
         self.say(end=True)

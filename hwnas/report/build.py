@@ -80,7 +80,15 @@ def _documents(folder: Path, kind: str) -> dict[Path, Document]:
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}")
     found = (path for path in folder.rglob(FILES[kind]) if not _hidden(path.relative_to(folder)))
-    return {path.parent: _read(kind, path) for path in sorted(found) if read_json(path).get("kind") in KINDS}
+    return {path.parent: _read(kind, path) for path in sorted(found) if _is_ours(path)}
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether hwnas wrote the file, whole or damaged; another program's may have the same name."""
+    try:
+        return read_json(path).get("kind") in KINDS
+    except InputError:
+        return any(f'"{kind}"' in path.read_text(errors="replace") for kind in KINDS)
 
 
 def _hidden(path: Path) -> bool:

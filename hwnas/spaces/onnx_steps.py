@@ -168,8 +168,8 @@ class _Reader:
 
     def read(self, node: onnx.NodeProto) -> None:
         graphs = _graphs(node)
-        read = [*node.input, *(name for graph in graphs for name in _outside(graph))]
-        data = [name for name in dict.fromkeys(read) if name and name not in self.constants]
+        around = dict.fromkeys(name for graph in graphs for name in _outside(graph) if name not in node.input)
+        data = [name for name in (*node.input, *around) if name and name not in self.constants]
         if node.op_type in KEEP_VALUES and node.input[0] in self.constants:
             data = []
         data = data[:1] if node.op_type in SHAPERS else data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -105,7 +106,7 @@ class _Shards:
 
         path = self.files[self._place(0)[0]]
         name = _pick(path, pq.read_schema(path).names, IMAGES)
-        with pq.ParquetFile(path) as file:
+        with _readable(path), pq.ParquetFile(path) as file:
             batch = next(batch for batch in file.iter_batches(LOOKED_AT, columns=[name]) if len(batch))
         for index, value in enumerate(batch.column(0).to_pylist()):
             yield self._encoded(value, index), self.name(index)
@@ -152,12 +153,20 @@ class _Shards:
 
 def _column(file: Path, names: tuple[str, ...]) -> Any:
     """The first column of `names` that the file has, a pyarrow array."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _readable(file):
         name = _pick(file, pq.read_schema(file).names, names)
         return pq.read_table(file, columns=[name])[name]
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Raise `InputError` for what pyarrow cannot read."""
+    import pyarrow as pa
+
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{file}: not a readable Parquet file ({error})") from error
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -188,6 +189,11 @@ def test_saved_model_predicts_files_without_torch(tmp_path: Path, source: Path, 
     assert table.schema.names == ["arch", "phone_ms", "what", "prediction", "lower_90", "upper_90"]
     np.testing.assert_array_equal(table["prediction"], result.value)
     assert (result.lower < result.value).all() and (result.value < result.upper).all()
+    document = json.loads((tmp_path / "model" / "model.json").read_text())
+    shutil.copytree(tmp_path / "model", tmp_path / "old")
+    (tmp_path / "old" / "model.json").write_text(json.dumps(document | {"space": "ofa-mbv3:resolution=192/160"}))
+    with pytest.raises(InputError, match="which is ofa-mbv3:resolution=160/192 now; fit it again"):
+        load_predictor(tmp_path / "old")
     with pytest.raises(InputError, match=r"choose a name in \.parquet or \.csv"):
         predict_file(tmp_path / "model", source, tmp_path / "out.tsv")
     code = (

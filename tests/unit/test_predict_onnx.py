@@ -182,6 +182,22 @@ def test_what_a_table_lacks_is_listed_with_its_share(tmp_path: Path) -> None:
         predict_onnx(table, path)
 
 
+def test_a_value_that_a_node_reads_twice_is_read_twice(tmp_path: Path) -> None:
+    space = get_space("nasbench201")
+    row = space.parse("|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|")
+    found = predict_onnx(table_of(space), written(tmp_path / "skip.onnx", space.to_onnx(row)))
+    assert found.unknown == () and found.primitives > 5
+
+
+def test_a_throughput_is_made_of_the_latencies_of_the_parts(tmp_path: Path) -> None:
+    space = get_space(SPECS[1])
+    row, table = space.sample(1, 0)[0], table_of(space)
+    several = CostTable(Target("toy", "torch", batch=8), table.rows)
+    path = written(tmp_path / "net.onnx", space.to_onnx(row, None))
+    rate = predict_onnx(several, path, metric="throughput_ips")
+    assert (rate.metric, rate.value) == ("throughput_ips", pytest.approx(8e3 / predict_onnx(several, path).value))
+
+
 def test_a_model_of_another_batch_is_refused(tmp_path: Path) -> None:
     space = get_space(SPECS[1])
     row, table = space.sample(1, 0)[0], table_of(space)

@@ -9,6 +9,7 @@ import pytest
 
 from hwnas.core.errors import InputError
 from hwnas.predict import fit_predictor, load_predictor, pick_for_transfer
+from hwnas.predict.sources import read_sources
 from hwnas.predict.transfer import greedy_variance
 from hwnas.spaces import get_space
 
@@ -98,3 +99,21 @@ def test_other_runs_name_their_column_as_this_one_does(tables: tuple[Path, Path]
     assert helped.model.name == "transfer" and helped.metrics["spearman"] > 0.8  # type: ignore[operator]
     with pytest.raises(InputError, match="no column of latency_ms but latency_ms"):
         fit_predictor(mine, SPACE, "latency_ms", transfer_from=[mine], train=10, test=200)
+    run, networks = tmp_path / "run3", tmp_path / "run3" / "networks.parquet"
+    for target, source in ((run, networks), (networks, run)):
+        with pytest.raises(InputError, match="no column of latency_ms but latency_ms"):
+            fit_predictor(target, SPACE, "latency_ms", transfer_from=[source], train=10, test=200)
+
+
+def test_runs_of_several_spaces_give_the_networks_of_one(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    archs = pq.read_table(tables[1])["arch"].to_pylist()
+    both = {
+        "space": ["nasbench201"] * len(archs) + [SPACE.spec] * len(archs),
+        "arch": ["|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"] * len(archs) + archs,
+        "latency_ms": [5.0] * len(archs) + device(SPACE.parse_many(archs), 3).tolist(),
+    }
+    (tmp_path / "run").mkdir()
+    pq.write_table(pa.table(both), tmp_path / "run" / "networks.parquet")
+    (source,) = read_sources([tmp_path / "run"], SPACE, "latency_ms")
+    assert source.devices == ("latency_ms",) and len(source.population) == len(archs)
+    np.testing.assert_array_equal(np.sort(source.population, axis=0), np.sort(SPACE.parse_many(archs), axis=0))

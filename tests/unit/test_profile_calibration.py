@@ -99,6 +99,7 @@ def test_what_could_be_the_same_machine():
     assert settle([0.0125], [0.010, 0.012, 0.0125]) == 0.012
     assert settle([0.011], []) == 0.011
     assert math.isnan(settle([math.nan], [0.01]))
+    assert settle([], [0.01]) == 0.01 and math.isnan(settle([], []))
 
 
 def test_a_machine_that_still_runs_as_it_did_is_disturbed_not_changed():

@@ -70,17 +70,21 @@ def fake(monkeypatch):
 
 
 class Machine:
-    """A simulated clock, an inference of 3.7 ms and a counter of so many watts that moves every `step_s`."""
+    """A simulated clock, an inference of 3.7 ms and a counter of so many watts that moves every `step_s`.
 
-    def __init__(self, watts: float, step_s: float, run_s: float = 0.0037) -> None:
-        self.now, self.watts, self.step_s, self.run_s = 100.0, watts, step_s, run_s
+    It makes `more` inferences than it is asked for each time, as TVM's evaluator does.
+    """
+
+    def __init__(self, watts: float, step_s: float, run_s: float = 0.0037, more: int = 0) -> None:
+        self.now, self.watts, self.step_s, self.run_s, self.more = 100.0, watts, step_s, run_s, more
 
     def clock(self) -> float:
         self.now += 1e-7
         return self.now
 
-    def run(self, times: int) -> None:
-        self.now += times * self.run_s
+    def run(self, times: int) -> int:
+        self.now += (times + self.more) * self.run_s
+        return times + self.more
 
     def rest(self, seconds: float) -> None:
         self.now += seconds
@@ -92,8 +96,9 @@ class Machine:
 @pytest.mark.parametrize("watts", [0.8, 350.0])
 @pytest.mark.parametrize("step_s", [0.001, 0.02, 0.1])
 @pytest.mark.parametrize("run_s", [0.00002, 0.0037, 0.06])
-def test_a_meter_of_known_power_is_integrated_to_a_hundredth(watts, step_s, run_s):
-    machine = Machine(watts, step_s, run_s)
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_meter_of_known_power_is_integrated_to_a_hundredth(watts, step_s, run_s, more):
+    machine = Machine(watts, step_s, run_s, more)
     windows = [take_span(machine.run, machine.joules, 1.0, machine.clock, machine.rest) for _ in range(6)]
     energies = [1e3 * window.joules / window.runs for window in windows]
     assert np.median(energies) == pytest.approx(1e3 * watts * run_s, rel=0.01)

@@ -190,6 +190,11 @@ def test_a_folder_of_parquet_shards(tmp_path: Path) -> None:
     full = pq.read_table(tmp_path / "shards" / "part-0.parquet")
     pq.write_table(full.slice(0, 0), tmp_path / "shards" / "an-empty-one.parquet")
     assert len(load("parquet", 2, path=tmp_path / "shards").train) == 16
+    damaged = bytearray((tmp_path / "shards" / "part-0.parquet").read_bytes())
+    damaged[4:100] = b"\xff" * 96  # the images, whose column is the first
+    (tmp_path / "damaged.parquet").write_bytes(damaged)
+    with pytest.raises(InputError, match="not a readable Parquet file"):
+        load("parquet", 2, path=tmp_path / "damaged.parquet")
 
 
 def test_shards_that_say_their_split(tmp_path: Path) -> None:

@@ -128,13 +128,14 @@ class Backend(ABC):
     def run(self, model: Any) -> Sequence[Any]:
         """One inference, ended when it returns; gives the outputs where they lie, on the device or here."""
 
-    def repeat(self, model: Any, times: int) -> None:
-        """So many inferences one after the other, the last of them ended; overridden where `run` does more than that.
+    def repeat(self, model: Any, times: int) -> int:
+        """So many inferences one after the other, or some more, the last of them ended; returns how many they were.
 
-        The energy of an inference is read from these.
+        The energy of an inference is read from these. Overridden where `run` does more than that.
         """
         for _ in range(times):
             self.run(model)
+        return times
 
     @abstractmethod
     def close(self, model: Any) -> None:

@@ -104,12 +104,13 @@ class Torch(Backend):
             self.driver.cuda.synchronize()
         return [output]
 
-    def repeat(self, model: Loaded, times: int) -> None:
+    def repeat(self, model: Loaded, times: int) -> int:
         assert model.call is not None
         for _ in range(times):
             model.call()
         if self.driver:
             self.driver.cuda.synchronize()
+        return times
 
     def close(self, model: Loaded) -> None:
         model.call = None

@@ -118,13 +118,18 @@ class Tvm(Backend):
         several = outputs if isinstance(outputs, list | tuple) else [outputs]
         return [np.from_dlpack(output) if here else output.numpy() for output in several]
 
-    def repeat(self, model: Loaded, times: int) -> None:
-        """On the device alone: neither calls nor outputs pass the network between a board's inferences."""
-        if self.board is None and self.settings.device == "cpu":
-            for _ in range(times):
-                model.machine.invoke_stateful(MAIN)
-        else:
+    def repeat(self, model: Loaded, times: int) -> int:
+        """On the device alone: neither calls nor outputs pass the network between a board's inferences.
+
+        TVM's evaluator makes one inference before those that it counts.
+        """
+        if self.board is not None:
             model.machine.time_evaluator(INVOKE, self.device, number=times)(MAIN)
+            return times + 1
+        for _ in range(times):
+            model.machine.invoke_stateful(MAIN)
+        self.device.sync()
+        return times
 
     def close(self, model: Loaded) -> None:
         model.machine = None
