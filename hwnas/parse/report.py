@@ -343,7 +343,7 @@ def _target(records: list[Record], environment: dict[str, Any]) -> Target:
         if own != value and not (name == "runtime" and value.startswith(f"{own}-")):  # a provider is told apart there
             raise ParseError(records[0].source, f"has {name} {own}, the device's description {value}: parse them apart")
     for name in SETTINGS - described.keys():
-        silent = [record for record in records if getattr(record, name) is None]
+        silent = [record for record in records if record.runtime and getattr(record, name) is None]
         if name in stated and silent:
             what = f"{len(silent)} of {len(records)} logs, such as {silent[0].source}, do not say the {name}"
             say(f"{what}: taken to be {stated[name]}, as the others say")
