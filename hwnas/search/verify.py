@@ -174,7 +174,7 @@ def _lost(folder: Path, certificates: Sequence[Certificate]) -> Certificate | No
     with suppress(InputError, KeyError, TypeError):  # what cannot be read is nothing to keep
         stored = CERTIFICATES.read(folder / CERTIFICATES.file)["certificates"]
         measured = {each["quantity"] for each in stored if each["measured"] is not None}
-    return next((c for c in certificates if c.measured is None and c.claim.quantity in measured), None)
+    return next((c for c in certificates if c.status == "not_measured" and c.claim.quantity in measured), None)
 
 
 def _readable_claims(folder: str | Path, result: Result) -> list[Claim]:
