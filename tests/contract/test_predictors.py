@@ -58,6 +58,19 @@ def test_learns_and_survives_saving(kind: str, spec: str, tmp_path: Path) -> Non
     np.testing.assert_allclose(opened.interval(held_out), model.interval(held_out), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [name for name in predictors if name != "sum"])
+def test_knows_more_than_the_sum_of_parts(kind: str) -> None:
+    """What running a whole network adds to the costs of its primitives is learnt."""
+    space = get_space(SPACES[0])
+    population, latency = measured(space, 200, 4)
+    held_out, truth = population[150:], latency[150:]
+
+    def error(model: Predictor) -> float:
+        return float(np.median(np.abs(model.predict(held_out) / truth - 1)))
+
+    assert error(make(kind, space).fit(population[:150], latency[:150])) < 0.7 * error(make("sum", space))
+
+
 def test_intervals_contain_each_other_and_cover(kind: str) -> None:
     space = get_space(SPACES[0])
     population, latency = measured(space, 300, 1)
