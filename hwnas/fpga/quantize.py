@@ -23,7 +23,7 @@ from hwnas.core.files import scratch, write_bytes
 from hwnas.fpga.equalize import equalize
 from hwnas.fpga.positions import CONVOLUTIONS, HIGH, LOW, Rule, best_position, settle
 from hwnas.fpga.validate import validate
-from hwnas.spaces.onnx_graph import fixed_batch
+from hwnas.spaces.onnx_graph import fixed_batch, load_model
 
 BATCH = 8
 KEPT = 200_000
@@ -139,8 +139,8 @@ def prepare(model: str | Path | bytes) -> onnx.ModelProto:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
         options.log_severity_level = 4
+        source = load_model(model).SerializeToString()
         try:
-            source = model if isinstance(model, bytes) else str(model)
             onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             where = "the model" if isinstance(model, bytes) else model

@@ -136,11 +136,11 @@ def _usable(blocks: Sequence[Block]) -> tuple[NDArray[np.float64], NDArray[np.fl
     Beside them half of what the two sentinels of each differ by, (blocks,). Where they differ by much, neither tells
     what the block felt.
     """
-    settled = [b for b in blocks if not b.throttled and abs(b.after / b.before - 1) <= CALM and b.median_ms > 0]
+    settled = [b for b in blocks if not b.throttled and abs(b.after / b.before - 1) <= CALM and b.fast_ms > 0]
     if not settled:
         return np.empty((0, 2)), np.empty(0)
     sentinels = np.log(_sentinels(settled))
-    both = np.column_stack([sentinels.mean(axis=1), np.log([b.median_ms for b in settled])])
+    both = np.column_stack([sentinels.mean(axis=1), np.log([b.fast_ms for b in settled])])
     near = np.abs(both[:, 1] - np.median(both[:, 1])) <= OUTLIER
     return both[near], (sentinels[near, 1] - sentinels[near, 0]) / 2
 

@@ -1,13 +1,18 @@
 """From raw times to a `Measurement`: a median, its confidence interval, and a verdict.
 
-Sample blocks, spread over rounds and worker processes, are the units of the statistics: the value reported is the
-median of the block medians, each corrected for drift. Blocks of one process are more alike than those of several, so
-that intervals that rest on blocks are too narrow: campaigns on the same networks differed by 2.3 times what these allow
-for (root mean square, the median of 15 stores). Where there are sessions enough, their medians are the units instead:
-1.3 times, in one store of 90 measurements. Where there are fewer, intervals reach as far as these medians at least: a
-block may run at one speed in some processes and at another in others, as its memory happens to lie. Of the primitives
-that ten tables called steady by their blocks alone, two sessions each, 6 % (median; up to 25 %) were wider so than was
-asked for, and one took 2.7 times as long in one process as in the other.
+Sample blocks, spread over rounds and worker processes, are the units of the statistics. The value reported is the
+median latency of a machine that nothing disturbs: the median over the blocks of what the fastest timings of each took,
+corrected for drift, times what the median of a block lies above its fastest timings in the calmest one. On a two-core
+virtual machine whose neighbours slowed it down by up to 1.6 times for milliseconds at a time, two measurements of a
+network differed by 12.5 % with the medians of the blocks and by 0.4 % so (20 networks, median), and 100 networks lay
+12 % below what they took in a quiet hour, and 0.5 % so. In the quiet hour it was 1.2 and 1.0 %.
+
+Blocks of one process are more alike than those of several, so that intervals that rest on blocks alone are too narrow:
+in that quiet hour 7 of 20 held the difference of two campaigns, 20 with the deviation between processes in them. Where
+there are sessions enough, their medians are the units instead. Where there are fewer, intervals reach as far as these
+medians at least: a block may run at one speed in some processes and at another in others, as its memory happens to lie.
+Of the primitives that ten tables called steady by their blocks alone, two sessions each, 6 % (median; up to 25 %) were
+wider so than was asked for, and one took 2.7 times as long in one process as in the other.
 """
 
 from __future__ import annotations
@@ -31,6 +36,9 @@ MIN_BLOCKS = 6
 """The fewest blocks, or sessions, whose extremes bracket a median with 95 % confidence: 1 - 2 / 2**6 = 0.97."""
 SESSION_BLOCKS = MIN_BLOCKS // 2
 """The fewest blocks whose median tells at what level a session lies."""
+SESSION_DEVIATION = 0.01
+"""What processes alone make of a latency (standard deviation): 0.7 and 1.0 % for networks on two machines."""
+NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -97,11 +105,12 @@ def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measu
     """The measurement that `blocks` of one subject amount to.
 
     Blocks from a device whose clock was held down are dropped. Of the others, those of each session are used whose
-    drift is least in doubt; all, where these are fewer than `MIN_BLOCKS`. Each is divided by its drift. With as many
-    sessions as that, the value is the median of their medians, and where as many of them have blocks whose drift is in
-    no doubt, only these count. With fewer it is the median of the blocks, and the interval has the medians of the
-    sessions in it. Either holds what it would be if this subject felt far speeds more or less than others do. `goal` is
-    the half-width asked for, relative to the median.
+    drift is least in doubt, or the `MIN_BLOCKS` least in doubt of all, where these are fewer. Each is divided by its
+    drift. With as many sessions as that, the value is the median of their medians, and where as many of them have
+    blocks whose drift is in no doubt, only these count. With fewer it is the median of the blocks, and the interval has
+    the medians of the sessions in it, and what `SESSION_DEVIATION` makes of so many. Either holds what it would be if
+    this subject felt far speeds more or less than others do. `goal` is the half-width asked for, relative to the
+    median.
     """
     if not blocks:
         return Measurement.failed("no sample was taken")
@@ -113,29 +122,42 @@ def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measu
             f"the device's clock was held down throughout ({throttled[-1]}); cool it, lower the batch or lock its clock"
         )
     drift, sessions = Drift.of(blocks, reference), np.array([block.session for block in blocks])
-    used = _least_in_doubt(drift.doubt, sessions)
+    used = _least_in_doubt(drift, sessions)
     medians, n = np.array([block.median_ms for block in blocks]), np.array([block.n for block in blocks])
-    values = medians / drift.factor
+    values = _undisturbed(medians, np.array([block.fast_ms for block in blocks])) / drift.factor
 
     def units(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.array(_levels(values[used], sessions[used])) if by_session else values[used]
 
-    unlike = np.exp(drift.deviation)
+    unlike, level = np.exp(drift.deviation), float(np.median(units(values)))
     within = [median_interval(units(values / unlike))[1], median_interval(units(values * unlike))[2]]
     if not by_session:
         best = used & (drift.doubt == drift.doubt.min())
         within += _levels(values[best], sessions[best], SESSION_BLOCKS)
+        reach = math.exp(NORMAL_95 * SESSION_DEVIATION / math.sqrt(len(np.unique(sessions[used]))))
+        within += [level / reach, level * reach]
     found = _judged(units(values), goal, "sessions" if by_session else "sample blocks", within)
     return replace(found, n=int(n[used].sum()), blocks=int(used.sum()), observed=float(np.median(medians)))
 
 
-def _least_in_doubt(doubt: NDArray[np.int64], sessions: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which blocks to use, given the doubt and the session of each: see `measure`."""
+def _undisturbed(medians: NDArray[np.float64], fast: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each block of a subject would have for a median if it were as calm as the calmest one."""
+    spread = np.divide(medians, fast, out=np.ones(len(fast)), where=fast > 0)
+    calm: NDArray[np.float64] = fast * spread.min()
+    return calm
+
+
+def _least_in_doubt(drift: Drift, sessions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which blocks to use, given the drift and the session of each: see `measure`."""
+    doubt = drift.doubt
     least = np.full(sessions.max() + 1, doubt.max())
     np.minimum.at(least, sessions, doubt)
     enough = np.sum(least[np.unique(sessions)] == 0) >= MIN_BLOCKS
     used: NDArray[np.bool_] = doubt == (0 if enough else least[sessions])
-    return used if used.sum() >= MIN_BLOCKS else np.ones_like(used)
+    if used.sum() >= MIN_BLOCKS:
+        return used
+    order = np.lexsort((np.abs(np.log(drift.factor)), doubt))
+    return np.isin(np.arange(len(doubt)), order[:MIN_BLOCKS])
 
 
 def _levels(values: NDArray[np.float64], sessions: NDArray[np.int64], fewest: int = 1) -> list[float]:

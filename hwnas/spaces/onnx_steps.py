@@ -26,6 +26,8 @@ COMMUTATIVE = ("Add", "Mul")
 PASSED = ("Identity", "Dropout")
 FLATTENERS = ("Flatten", "Reshape", "Squeeze")
 SHAPERS = ("Reshape", "Squeeze", "Unsqueeze", "Clip", "ReduceMean")
+OF_SHAPES = ("Shape", "Size")
+"""What these give follows from the shape of their input, which is fixed."""
 KEEP_VALUES = ("Cast", "CastLike", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 DEFAULTS = {
     "auto_pad": "NOTSET",
@@ -144,7 +146,8 @@ class _Reader:
         self.constants: dict[str, onnx.TensorProto | None] = {t.name: t for t in model.graph.initializer}
         self.full: dict[str, Shape] = {t.name: tuple(t.dims) for t in model.graph.initializer}
         for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
-            self.full.setdefault(value.name, tuple(d.dim_value for d in value.type.tensor_type.shape.dim))
+            if value.type.tensor_type.HasField("shape"):
+                self.full.setdefault(value.name, tuple(d.dim_value for d in value.type.tensor_type.shape.dim))
         self.alias: dict[str, str] = {}
         self.steps: dict[str, Step] = {}
         self.reads = Counter(name for node in self.graph.node for name in node.input)
@@ -161,8 +164,8 @@ class _Reader:
 
     def shape(self, value: str) -> Shape:
         """Of one image; raises `InputError` where it is unknown."""
-        shape = self.full.get(value, ())
-        if not shape or 0 in shape[1:]:
+        shape = self.full.get(value)
+        if shape is None or 0 in shape[1:]:
             raise InputError(f"{self.where}: the shape of {value!r} is open; export the model with a fixed input size")
         return shape[1:]
 
@@ -170,7 +173,7 @@ class _Reader:
         graphs = _graphs(node)
         around = dict.fromkeys(name for graph in graphs for name in _outside(graph) if name not in node.input)
         data = [name for name in (*node.input, *around) if name and name not in self.constants]
-        if node.op_type in KEEP_VALUES and node.input[0] in self.constants:
+        if node.op_type in OF_SHAPES or (node.op_type in KEEP_VALUES and node.input[0] in self.constants):
             data = []
         data = data[:1] if node.op_type in SHAPERS else data
         output, before = node.output[0], self.steps.get(self.name(data[0])) if data else None

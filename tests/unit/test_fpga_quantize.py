@@ -101,6 +101,16 @@ def test_tuning_that_makes_it_worse_is_left_out(
     assert spoilt.snr_db == pytest.approx(plain.snr_db)
 
 
+def test_weights_may_lie_in_a_file_beside_the_model(trained: bytes, digits: tuple[Any, Any], tmp_path: Path) -> None:
+    model, options = onnx.load_from_string(trained), {"save_as_external_data": True, "size_threshold": 0}
+    onnx.save(model, tmp_path / "net.onnx", location="net.onnx.data", **options)
+    apart, whole = (
+        quantize(source, digits[0][:32], tmp_path / "int8.onnx") for source in (tmp_path / "net.onnx", trained)
+    )
+    assert (tmp_path / "net.onnx.data").stat().st_size > 1000
+    assert apart.snr_db == pytest.approx(whole.snr_db)
+
+
 def test_a_graph_is_replayed_as_onnx_runtime_runs_it(digits: tuple[Any, Any]) -> None:
     import torch
 
@@ -159,7 +169,7 @@ def test_bad_input_is_refused(trained: bytes, digits: tuple[Any, Any], tmp_path:
         quantize(trained, digits[0][:4], out)
     with pytest.raises(InputError, match="not finite"):
         quantize(trained, np.full((16, 1, 8, 8), np.nan, np.float32), out)
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="not readable"):
         quantize(b"nothing", digits[0][:16], out)
     assert not out.exists()
     quantize(trained, digits[0][:16], out)

@@ -17,6 +17,7 @@ from hwnas.core.target import Target
 from hwnas.predict import predict_onnx
 from hwnas.spaces import SearchSpace, get_space
 from hwnas.spaces.onnx_cut import cut
+from hwnas.spaces.onnx_steps import load_steps
 
 SPECS = ("ofa-mbv3:width=0.5,resolution=64", "nasbench-macro", "nasbench201", "fbnet:variant=cifar")
 
@@ -236,6 +237,36 @@ def test_branches_are_no_constants_and_what_they_read_counts(tmp_path: Path) -> 
     found = predict_onnx(table, tmp_path / "reads.onnx", allow_unknown=True)
     assert found.value == pytest.approx(predict_onnx(table, written(tmp_path / "net.onnx", space.to_onnx(row))).value)
     assert [each.operation for each in found.unknown] == ["If"] and found.unknown_macs is None
+
+
+def test_what_follows_from_a_shape_is_no_operation(tmp_path: Path) -> None:
+    """As older exporters write the initial state of an LSTM: a scalar taken from the shape, made a shape again."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["batch"]),
+        helper.make_node("Unsqueeze", ["batch", "axes"], ["rows"]),
+        helper.make_node("Concat", ["rows", "width"], ["wanted"], axis=0),
+        helper.make_node("Expand", ["state", "wanted"], ["begin"]),
+        helper.make_node("Add", ["x", "begin"], ["y"]),
+    ]
+    constants = {
+        "zero": np.array(0),
+        "axes": np.array([0]),
+        "width": np.array([8]),
+        "state": np.ones((1, 1), "float32"),
+    }
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "state",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])],
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    assert [step.what[0] for step in load_steps(tmp_path / "net.onnx").steps.values()] == ["Add"]
 
 
 def test_transposed_convolutions_count_and_half_precision_is_told(tmp_path: Path) -> None:

@@ -383,8 +383,8 @@ def test_throttled_blocks_are_kept_but_not_used(tmp_path):
 
 
 def test_a_measurement_without_its_throttled_blocks():
-    blocks = [Block(0, 9, 1.0 + k / 1000, 0.01) for k in range(8)]
-    slow = [Block(0, 9, 3.0, 0.01, throttled="power cap") for _ in range(8)]
+    blocks = [Block(0, 9, 1.0 + k / 1000, 1.0 + k / 1000, 0.01) for k in range(8)]
+    slow = [Block(0, 9, 3.0, 3.0, 0.01, throttled="power cap") for _ in range(8)]
     assert measure(blocks + slow, Reference(math.nan, 1.0), 0.02) == measure(blocks, Reference(math.nan, 1.0), 0.02)
     assert measure(slow, Reference(math.nan, 1.0), 0.02).verdict == "failed"
 

@@ -30,7 +30,7 @@ FULL = Reference(1.0, 1.0)
 
 
 def block(median_ms: float, before: float = 1.0, after: float = 1.0, session: int = 0, spent_s: float = 0.01) -> Block:
-    return Block(session, 10, median_ms, spent_s, before, after)
+    return Block(session, 10, median_ms, median_ms, spent_s, before, after)
 
 
 @given(st.lists(times, min_size=1, max_size=60))
@@ -92,6 +92,34 @@ def drifting(felt: float, subjects: int, rng: np.random.Generator, slowest: floa
     ]
 
 
+def disturbed(truth: float, rng: np.random.Generator, often: float, session: int = 0) -> Block:
+    """A block of forty runs, each 1 % above the truth in the median, some of them slowed down by another process."""
+    times = truth * (1 + rng.exponential(0.014, 40)) * np.where(rng.random(40) < often, rng.uniform(1.2, 1.7, 40), 1)
+    return Block.of(session, 1e6 * times, rng.uniform(1, 1.005, 14) * 1e6)
+
+
+@pytest.mark.parametrize("often", [0.0, 0.3, 0.6])
+def test_disturbances_shorter_than_a_block_change_nothing(often):
+    """What is reported is the median that a machine without them would have."""
+    rng = np.random.default_rng(3)
+    blocks = [disturbed(2.0, rng, often, session) for session in (0, 1) for _ in range(6)]
+    found = measure(blocks, FULL, 0.02)
+    assert found.median == pytest.approx(2.02, rel=0.02 if often < 0.5 else 0.03)
+    assert found.verdict == "steady"
+    assert (found.observed > 2.3) == (often > 0.5)
+
+
+def test_a_run_that_too_much_was_taken_off_is_not_the_fastest():
+    times = np.full(100, 1e6)
+    assert Block.of(0, np.r_[times, [2e5] * 3], []).fast_ms == 1.0
+    assert Block.of(0, [3e6, 1e6, 2e6], []).fast_ms == 1.0
+
+
+def test_a_timer_that_counts_to_zero_leaves_the_median():
+    found = measure([Block.of(0, [0, 0, 1000, 1000, 1000], []) for _ in range(8)], FULL, 0.02)
+    assert found.observed == found.median == 1e-3
+
+
 def test_the_response_is_learnt_from_much_and_expected_of_little():
     rng = np.random.default_rng(0)
     for felt in (0.3, 1.0):
@@ -101,7 +129,7 @@ def test_the_response_is_learnt_from_much_and_expected_of_little():
 
 
 def test_the_response_is_expected_where_nothing_tells():
-    held = Block(0, 10, 9.0, 0.01, 1.2, 1.2, "hot")
+    held = Block(0, 10, 9.0, 9.0, 0.01, 1.2, 1.2, "hot")
     for subjects in (
         [],
         [[]],
@@ -118,7 +146,9 @@ def test_the_response_is_expected_where_nothing_tells():
 def test_neither_outliers_nor_a_throttled_device_change_the_response():
     rng = np.random.default_rng(1)
     subjects = drifting(0.8, 100, rng)
-    spoilt = [[*blocks, block(900.0, 1.25, 1.25), Block(0, 10, 50.0, 0.01, 1.2, 1.2, "hot")] for blocks in subjects]
+    spoilt = [
+        [*blocks, block(900.0, 1.25, 1.25), Block(0, 10, 50.0, 50.0, 0.01, 1.2, 1.2, "hot")] for blocks in subjects
+    ]
     assert response(spoilt, 0.5) == pytest.approx(response(subjects, 0.5), abs=0.02)
 
 
@@ -126,10 +156,10 @@ def test_with_enough_sessions_the_interval_is_between_them():
     rng = np.random.default_rng(2)
 
     def covered(sessions: int) -> float:
-        """How often the interval holds the truth where processes differ by 2 %, and blocks of one by 0.2 %."""
+        """How often the interval holds the truth where processes differ by 4 %, and blocks of one by 0.2 %."""
         hits = 0
         for _ in range(300):
-            levels = rng.normal(1, 0.02, sessions)
+            levels = rng.normal(1, 0.04, sessions)
             found = measure(
                 [
                     block(level * rng.normal(1, 0.002), session=session)
@@ -150,7 +180,8 @@ def test_sessions_that_disagree_are_not_steady():
     """However alike the blocks of each are, and however many more there are of one."""
     few, many = [block(0.8, session=0) for _ in range(3)], [block(1.0, session=1) for _ in range(20)]
     found = measure(few + many, FULL, 0.02)
-    assert (found.low, found.median, found.high) == pytest.approx((0.8, 1.0, 1.0)) and found.verdict == "noisy"
+    assert (found.low, found.median) == pytest.approx((0.8, 1.0)) and found.verdict == "noisy"
+    assert 1.01 < found.high < 1.02, "two sessions that happened to agree may still differ from others"
     assert measure(few[:2] + many, FULL, 0.02).verdict == "steady", "two blocks tell little of their session"
     unsettled = [block(0.8, 1.0, 1.1, session=0) for _ in range(5)]
     assert measure(unsettled + many, FULL, 0.02).verdict == "steady", "nor do those at a changing speed"
@@ -162,7 +193,7 @@ def test_a_session_without_a_settled_block_still_counts():
     unsettled = [block(1.05, 1.0, 1.1, session=5) for _ in range(5)]
     found = measure([b for one in sessions for b in one] + unsettled, FULL, 0.02)
     assert (found.low, found.high) == pytest.approx((0.98, 1.02)) and found.blocks == 30
-    held = [Block(5, 10, 9.0, 0.01, 1.0, 1.0, "hot") for _ in range(5)]
+    held = [Block(5, 10, 9.0, 9.0, 0.01, 1.0, 1.0, "hot") for _ in range(5)]
     found = measure([b for one in sessions for b in one] + held, FULL, 0.02)
     assert found.verdict == "noisy" and "5 sessions are too few" in found.reason
 
@@ -174,6 +205,13 @@ def test_blocks_across_a_change_of_speed_are_left_out():
         assert Drift.of(settled + changing, reference).doubt.tolist() == [0] * 6 + [2] * 6
     assert measure(settled + changing, FULL, 0.02).median == pytest.approx(1.0)
     assert measure(settled + changing, FULL, 0.02).blocks == 6
+
+
+def test_too_few_good_blocks_are_joined_by_the_next_best():
+    good, far = [block(1.0) for _ in range(4)], [block(1.6, 1.4, 1.4) for _ in range(20)]
+    changing = [block(5.0, 1.0, 1.3) for _ in range(20)]
+    found = measure([*changing, *far, *good], Reference(1.0, 1.0), 0.02)
+    assert found.blocks == MIN_BLOCKS and found.median == pytest.approx(1.0) and found.high < 2
 
 
 def test_blocks_at_about_the_typical_speed_come_before_those_far_from_it():
