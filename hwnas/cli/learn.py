@@ -123,6 +123,7 @@ def predict_command(
     as_json: Json = False,
 ) -> None:
     """Predict networks: the value and its 90 % interval."""
+    from hwnas.core.units import quantity_of
     from hwnas.predict import predict, predict_file
 
     if bool(archs) + (file is not None) + (onnx is not None) != 1:
@@ -143,8 +144,10 @@ def predict_command(
     values = zip(predictions.value, predictions.lower, predictions.upper, strict=True)
     rows = [dict(zip(_PREDICTION, (finite(float(v)) for v in row), strict=True)) for row in values]
     lines = [["-" if value is None else f"{value:.6g}" for value in row.values()] for row in rows]
-    written = f"{len(rows)} predictions written to {out}"
-    show({"predictions": rows}, written if out else columns(list(_PREDICTION), lines), as_json)
+    unit, written = quantity_of(predictions.metric).unit, f"{len(rows)} predictions written to {out}"
+    lines = [[*line, f"{predictions.metric} in {unit}"] for line in lines]
+    report = {"metric": predictions.metric, "unit": unit, "predictions": rows}
+    show(report, written if out else columns([*_PREDICTION, ""], lines), as_json)
 
 
 def _predict_onnx(table: Path, onnx: Path, metric: str | None, allow_unknown: bool, as_json: bool) -> None:
@@ -157,9 +160,13 @@ def _predict_onnx(table: Path, onnx: Path, metric: str | None, allow_unknown: bo
         raise InputError(f"{table} is a predictor of architectures; --onnx needs a cost table or a run folder")
     found = predict_onnx(table, onnx, metric=metric, allow_unknown=allow_unknown)
     report = found.to_json()
-    lines = [
-        f"{found.metric} {found.value:.6g} {quantity_of(found.metric).unit}: the sum of {found.primitives} primitives"
-    ]
+    unit = quantity_of(found.metric).unit
+    lines = [f"{found.metric} {found.value:.6g} {unit}: the sum of {found.primitives} primitives"]
+    if found.expected is not None:
+        lines.append(
+            f"expect about {found.expected:.6g} {unit}: the sum of parts is {found.value / found.expected:.3f} of the "
+            f"whole (median of the run's {found.networks} networks)"
+        )
     if found.unknown:
         lines.append(f"left out, {share_text(found.unknown_macs)} of the multiply-accumulates:")
         rows = [[each.operation, str(each.count), share_text(each.macs_share)] for each in found.unknown]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hwnas.core.arrays import Array
-from hwnas.core.errors import InputError
+from hwnas.core.documents import NETWORKS_FILE
+from hwnas.core.errors import HwnasError, InputError
 from hwnas.core.table import CostTable
 from hwnas.predict.base import predictors
 from hwnas.predict.data import Measurements, read_measurements
@@ -106,6 +107,23 @@ def audit(
         recommendation,
         why,
     )
+
+
+def sum_over_whole(run: str | Path, table: CostTable, metric: str) -> tuple[float, int] | None:
+    """What the sum of the parts is of the whole, the median of the measured networks of a run, and how many these are.
+
+    None where `run` is no folder with networks of that metric, or its table is not of the whole of one space.
+    """
+    spaces = table.manifest.get("spaces", [])
+    if not (Path(run) / NETWORKS_FILE).is_file() or len(spaces) != 1:
+        return None
+    try:
+        space = get_space(spaces[0])
+        data = read_measurements(run, space, metric)
+        total = predictors.get("sum")(space, table, metric=metric).predict(data.population)
+    except HwnasError:
+        return None
+    return _ratio(total, data.values)[0], len(data)
 
 
 def _steps(data: Measurements, table: CostTable) -> tuple[tuple[Step, ...], dict[str, Array]]:

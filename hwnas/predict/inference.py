@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from hwnas.core.errors import InputError, MissingCostError
 from hwnas.core.files import replacing
 from hwnas.core.table import CostTable, is_table
 from hwnas.core.units import THROUGHPUT, quantity_of
+from hwnas.predict.audit import sum_over_whole
 from hwnas.predict.base import MS_PER_S, Predictor, predictors, table_column
 from hwnas.predict.store import load_predictor
 from hwnas.spaces import Primitive, SearchSpace, get_space
@@ -68,10 +69,12 @@ class Predictions:
     """Predictions of a model, in its metric's unit.
 
     Attributes:
+        metric: what is predicted.
         value: (n,).
         lower, upper: ends of the 90 % interval, (n,); NaN where the model has none (a cost table alone).
     """
 
+    metric: str
     value: Array
     lower: Array
     upper: Array
@@ -91,8 +94,8 @@ def predict(
     value = opened.predict(population, extrapolate=extrapolate)
     if not opened.has_intervals:
         unknown = np.full(len(value), np.nan)
-        return Predictions(value, unknown, unknown)
-    return Predictions(value, *opened.interval(population, 0.9, extrapolate=extrapolate))
+        return Predictions(opened.metric, value, unknown, unknown)
+    return Predictions(opened.metric, value, *opened.interval(population, 0.9, extrapolate=extrapolate))
 
 
 def predict_file(
@@ -140,6 +143,8 @@ class OnnxPrediction:
         primitives: how many there are.
         unknown: operations that are in none of them, which `value` leaves out.
         unknown_macs: their share of the model's multiply-accumulates; None where it cannot be told.
+        expected: what the whole of it would take if its parts added up as those of the run's measured networks did,
+            of which there are `networks`; None where there are none, or operations are unknown.
     """
 
     value: float
@@ -147,6 +152,8 @@ class OnnxPrediction:
     primitives: int
     unknown: tuple[Unknown, ...]
     unknown_macs: float | None
+    expected: float | None = None
+    networks: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "unknown": [asdict(each) for each in self.unknown]}
@@ -195,7 +202,9 @@ def predict_onnx(
     total = float(sum(cost.value for cost in values if cost is not None))
     if quantity_of(asked) == THROUGHPUT:
         total = MS_PER_S * costs.target.batch / total
-    return OnnxPrediction(total, asked, len(found.primitives), found.unknown, found.unknown_share)
+    result = OnnxPrediction(total, asked, len(found.primitives), found.unknown, found.unknown_share)
+    known = None if isinstance(table, CostTable) or found.unknown else sum_over_whole(table, costs, asked)
+    return replace(result, expected=total / known[0], networks=known[1]) if known else result
 
 
 def share_text(share: float | None) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
@@ -140,6 +142,25 @@ def test_the_cost_is_the_sum_of_the_parts(tmp_path: Path) -> None:
     table.rows[failed]["latency_ms"] = Cost(float("nan"), verdict="failed")
     with pytest.raises(MissingCostError, match="no latency_ms for 1"):
         predict_onnx(table, path)
+
+
+def test_the_whole_is_expected_as_it_was_of_the_networks_of_the_run(tmp_path: Path) -> None:
+    """The parts of a network, measured one by one, take longer than the whole does."""
+    space = get_space(SPECS[1])
+    population, table = space.sample(20, 1), table_of(space)
+    table.manifest["spaces"] = [space.spec]
+    table.save(tmp_path / "table.csv")
+    whole = space.total(table.vector(space, "latency_ms"), population) / 1.4
+    archs = [space.format(row) for row in population]
+    pq.write_table(pa.table({"arch": archs, "latency_ms": whole}), tmp_path / "networks.parquet")
+    path = written(tmp_path / "net.onnx", space.to_onnx(population[0]))
+    found = predict_onnx(tmp_path, path)
+    assert (found.expected, found.networks) == (pytest.approx(whole[0]), 20) and found.value > found.expected
+    assert predict_onnx(tmp_path / "table.csv", path).expected is None
+    done = CliRunner().invoke(app, ["predict", str(tmp_path), "--onnx", str(path)])
+    assert f"expect about {whole[0]:.6g} ms: the sum of parts is 1.400 of the whole" in done.stdout
+    pq.write_table(pa.table({"arch": archs, "energy_mj": whole}), tmp_path / "networks.parquet")
+    assert predict_onnx(tmp_path, path).expected is None
 
 
 def test_a_foreign_network_is_refused_unless_asked_for(tmp_path: Path) -> None:
