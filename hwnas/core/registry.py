@@ -6,17 +6,17 @@
     class Ridge(Predictor): ...
 
 A name can be taken once. Packages outside hwnas add theirs through the entry-point group `hwnas.<kind>s`, such as
-`hwnas.predictors` or `hwnas.primitive_kinds`.
+`hwnas.predictors` or `hwnas.primitive_kinds`. One that cannot be loaded is in nobody's way until it is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from hwnas.core.errors import UnknownNameError
+from hwnas.core.errors import UnavailableError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ class Registry(Generic[T]):
         self._named = named
         self._modules = modules
         self._members: dict[str, T] = {}
+        self._broken: dict[str, str] = {}
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -48,8 +49,10 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> T:
-        """The member called `name`; raises `UnknownNameError` with the known names."""
+        """The member called `name`; raises `UnknownNameError` with the known names; one that is broken says why."""
         self._load()
+        if name in self._broken:
+            raise UnavailableError(f"the {self.kind} {name!r} {self._broken[name]}; mend that package, or remove it")
         if name not in self._members:
             raise UnknownNameError(self.kind, name, self._members)
         return self._members[name]
@@ -70,4 +73,13 @@ class Registry(Generic[T]):
             import_module(module)
         for point in entry_points(group=f"hwnas.{self.kind.replace(' ', '_')}s"):
             if point.name not in self._members:
-                self.register(point.name)(point.load())
+                self._load_point(point)
+
+    def _load_point(self, point: EntryPoint) -> None:
+        try:
+            member = point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist else "unknown"
+            self._broken[point.name] = f"of the package {package} cannot be loaded ({type(error).__name__}: {error})"
+        else:
+            self.register(point.name)(member)

@@ -12,7 +12,14 @@ import pytest
 import hwnas
 from hwnas.core.config import Config, load_config
 from hwnas.core.documents import Document, stamp
-from hwnas.core.errors import InputError, MissingCostError, ParseError, TargetMismatchError, UnknownNameError
+from hwnas.core.errors import (
+    InputError,
+    MissingCostError,
+    ParseError,
+    TargetMismatchError,
+    UnavailableError,
+    UnknownNameError,
+)
 from hwnas.core.files import check_folder, read_json, replacing, write_json, write_text
 from hwnas.core.registry import Registry
 from hwnas.core.table import Cost, CostTable
@@ -29,6 +36,23 @@ def test_a_name_is_taken_once() -> None:
     assert things.get("one") == 1
     with pytest.raises(UnknownNameError, match="did you mean 'one'"):
         things.get("onee")
+
+
+def test_a_package_that_cannot_be_loaded_is_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "broken-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(
+        "[hwnas.tools]\nlost = nowhere:Thing\nempty = json:Thing\nfound = json:dumps\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    tools: Registry[object] = Registry("tool")
+    tools.register("own")(1)
+    assert list(tools) == ["found", "own"] and tools.get("found") is json.dumps
+    for name, why in (("lost", "No module named 'nowhere'"), ("empty", "has no attribute 'Thing'")):
+        with pytest.raises(UnavailableError, match=f"the tool '{name}' of the package broken cannot be loaded .*{why}"):
+            tools.get(name)
+        assert name not in tools
 
 
 def test_quantities_are_read_from_suffixes() -> None:

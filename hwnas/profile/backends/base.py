@@ -78,7 +78,7 @@ class Backend(ABC):
 
     @classmethod
     def version(cls) -> str:
-        """The installed version; empty where the runtime is absent."""
+        """The installed version of the runtime; empty where it is absent."""
         return next(filter(None, map(cls.installed, cls.distributions)), "")
 
     @staticmethod
@@ -93,7 +93,8 @@ class Backend(ABC):
     def unavailable(cls, settings: Settings) -> str | None:
         """Why this machine cannot measure with these settings, in words that end a sentence; None where it can."""
         if not cls.version():
-            return f"{' or '.join(cls.distributions)} is not installed"
+            absent = f"{' or '.join(cls.distributions)} is not installed"
+            return absent if cls.distributions else "it names no `distributions` to tell its version by"
         if settings.device not in cls.devices:
             return f"it runs on {', '.join(cls.devices)}, not on {settings.device}"
         if settings.precision not in cls.precisions:
