@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hwnas.core.documents import NETWORK, SUPERNET, Document
 from hwnas.core.errors import InputError
 from hwnas.core.files import check_folder, claimed
+from hwnas.core.interrupts import held_interrupt
 from hwnas.core.progress import Task, progress, say
 from hwnas.spaces.modules import channels_last
 from hwnas.train import checkpoint
@@ -33,6 +34,10 @@ from hwnas.train.schedule import cosine
 
 BASE_BATCH = 64
 Losses = Iterator[tuple[str, Tensor]]
+
+
+def never() -> bool:
+    return False
 
 
 class Phase(ABC):
@@ -78,6 +83,7 @@ class Run:
         about: what that file says beside the step.
         model: what is trained.
         others: further modules on which the course depends (a teacher, an average), by name.
+        interrupted: whether it is to end after the step under way.
     """
 
     folder: Path
@@ -90,6 +96,7 @@ class Run:
     group: Group = field(default_factory=Group)
     others: dict[str, nn.Module] = field(default_factory=dict)
     saved: int = 0
+    interrupted: Callable[[], bool] = never
 
     @classmethod
     def begin(
@@ -107,10 +114,12 @@ class Run:
         """Run the phases from the last checkpoint on, or from the start where there is none or not `resume`.
 
         Raises `InputError` where a loss is not finite, naming step and network; the last checkpoint stays. Also where
-        another process trains in the folder.
+        another process trains in the folder. An interrupt leaves a checkpoint of the step that was under way, of
+        several processes the last one that was due.
         """
         _own_folder(self.folder, self.document)
-        with claimed(self.folder) if self.group.rank == 0 else nullcontext():
+        claim = claimed(self.folder) if self.group.rank == 0 else nullcontext()
+        with claim, held_interrupt() if self.group.world == 1 else nullcontext(never) as self.interrupted:
             self._fit(phases, resume)
 
     def _fit(self, phases: list[Phase], resume: bool) -> None:
@@ -129,6 +138,8 @@ class Run:
                     momentum = {}
                     self._save(end, None, finished=end == total)
                     self.group.wait()
+                if self.interrupted():
+                    return
         if not phases and not done:
             self._save(0, None, finished=True)
 
@@ -146,9 +157,12 @@ class Run:
             mean = sum(losses.values()) / len(losses)
             task.update(step + 1, f"{phase.name}, loss {mean:.3f}")
             log.step(step, phase.name, lr, {**losses, **more})
-            if time.monotonic() - saved >= self.config.checkpoint_s and step + 1 < steps.stop:
+            stop = self.interrupted()
+            if (stop or time.monotonic() - saved >= self.config.checkpoint_s) and step + 1 < steps.stop:
                 self._save(step + 1, optimizer)
                 saved = time.monotonic()
+                if stop:
+                    raise KeyboardInterrupt
         self.group.share_buffers(self.model)
         log.report(steps.stop, phase.name, phase.finish())
 
