@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hwnas.cli.shell import Json, Seed, Space, app, columns, show
-from hwnas.core.errors import InputError
+from hwnas.core.errors import InputError, UnavailableError
 
 SHOWN_FAILURES = 5
 MEASURED_HERE = (
@@ -96,6 +96,8 @@ def profile_command(
     reports = [{**run.summary(), **outcome} for run, outcome in zip(runs, outcomes, strict=True)]
     said = [*filter(None, map(choose.describe, outcomes))]
     show({"runs": reports}, "\n".join([str(runs[0].target), *_profiled(reports, said, wanted)]), as_json)
+    if not any(report["steady"] + report["noisy"] for report in reports):
+        raise UnavailableError(f"nothing could be measured with {runtime}; the lines above, or --json, say why")
 
 
 def _refuse(context: typer.Context, device: str) -> None:

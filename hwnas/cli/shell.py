@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hwnas import __version__
 from hwnas.core.errors import HwnasError, InputError, shortened
 from hwnas.core.progress import is_first_process
 
@@ -21,7 +22,6 @@ NO_ACCESS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.E
 
 app = typer.Typer(
     name="hwnas",
-    help="Which network should run on this device? Measure, predict, search under a budget, confirm.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -31,6 +31,21 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON document on s
 Space = Annotated[str, typer.Option("--space", help="search space, such as ofa-mbv3:width=1.2,resolution=160/176")]
 MOST_SEED = 2**63 - 1
 Seed = Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED, help="seed of every random choice")]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"hwnas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="print the version and end")
+    ] = False,
+) -> None:
+    """Which network should run on this device? Measure, predict, search under a budget, confirm."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a moment at which nothing is half done."""
+"""Ctrl-C, and a polite kill, that wait for a moment at which nothing is half done."""
 
 from __future__ import annotations
 
@@ -10,30 +10,35 @@ from typing import Any
 
 from hwnas.core.progress import say
 
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 
 @contextmanager
 def held_interrupt() -> Iterator[Callable[[], bool]]:
     """Hold the first interrupt back: the block asks whether one came, and where the block ends it is raised.
 
-    A second one is raised at once. Nothing is held where interrupts are ignored or handled otherwise, nor outside the
-    main thread, which alone may handle them.
+    A second one does what it always does. Held are those signals that end this process by an exception; none outside
+    the main thread, which alone may handle them.
     """
     came = False
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: handler for number in ENDING if main and callable(handler := signal.getsignal(number))}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def hold(_number: int, _frame: Any) -> None:
         nonlocal came
         came = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        restore()
         say("interrupted: ends after this step and keeps it; once more to stop at once")
 
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, hold)
+    for number in before:
+        signal.signal(number, hold)
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        restore()
     if came:
         raise KeyboardInterrupt

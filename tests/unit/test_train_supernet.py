@@ -379,22 +379,24 @@ def test_a_run_that_is_killed_at_any_moment_resumes(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_the_step_that_was_under_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where no checkpoint was due yet; and Ctrl-C is what it was before."""
-    settings, plain = config(epochs=4, checkpoint_s=3600.0), loop_module.Run._step
+    settings, plain = config(epochs=2, checkpoint_s=3600.0), loop_module.Run._step
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def interrupted_at_5(run: loop_module.Run, phase: loop_module.Phase, step: int, *rest: Any) -> dict[str, float]:
         if step == 5:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return plain(run, phase, step, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop_module.Run, "_step", interrupted_at_5)
         train_supernet(settings, tmp_path / "stopped")
     assert "ends after this step and keeps it" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.signal(signal.SIGTERM, before) is signal.default_int_handler
     assert json.loads((tmp_path / "stopped" / "supernet.json").read_text())["step"] == 6
     resumed, whole = weights_after(settings, tmp_path / "stopped"), weights_after(settings, tmp_path / "whole")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
