@@ -20,6 +20,11 @@ SAMPLES_FILE = "samples.sqlite"
 """The sample store."""
 
 
+def records_file(table: Path) -> Path:
+    """The file beside a cost table made of logs that holds every record of them, networks too."""
+    return table.with_name(f"{table.stem}.records.csv")
+
+
 @dataclass(frozen=True)
 class Document:
     """A kind of JSON document: how its files say what they are, and are told from others.

@@ -12,6 +12,7 @@ from typing import Any
 
 from hwnas import __version__
 from hwnas.core.bundle import MANIFEST
+from hwnas.core.documents import records_file
 from hwnas.core.errors import InputError, ParseError
 from hwnas.core.files import write_text
 from hwnas.core.progress import say
@@ -105,7 +106,7 @@ class ParseReport:
             raise InputError(f"{out}: the table is written as CSV; choose a name that ends in .csv")
         if self.table is None and out.exists():
             raise InputError(f"{out} is the table of other logs, and these give none; choose another --out")
-        records = out.with_name(f"{out.stem}.records.csv")
+        records = records_file(out)
         _write_rows(records, [entry.to_json() for entry in self.entries])
         written = [records]
         parts = [{"subject": e.record.subject, **part} for e in self.entries for part in _parts(e.record)]

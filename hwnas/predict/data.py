@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hwnas.core.arrays import Array, Population
 from hwnas.core.columns import numbers, read_columns
-from hwnas.core.documents import NETWORKS_FILE, RUN, TABLE_FILE
+from hwnas.core.documents import NETWORKS_FILE, RUN, TABLE_FILE, records_file
 from hwnas.core.errors import HwnasError, InputError
 from hwnas.core.files import read_json
 from hwnas.core.table import CostTable
@@ -66,7 +66,8 @@ class Measurements:
 
 
 def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Measurements:
-    """Read a run folder (`networks.parquet`) or a table with the column `arch`; columns not asked for are ignored.
+    """Read a run folder (`networks.parquet`), the cost table that `hwnas parse` made of logs (the networks are in its
+    `NAME.records.csv`), or any table with the column `arch`; columns not asked for are ignored.
 
     Rows without a value, or with the verdict `failed`, are left out and counted. So are copies: of rows that share a
     `unique_index` and a value, one alone was measured, the one whose `index` it is. Raises `InputError` where the file,
@@ -74,11 +75,14 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     """
     path = Path(source)
     quantity = quantity_of(metric)
-    run = path / NETWORKS_FILE if path.is_dir() else None
-    if run is not None and not run.is_file():
+    run, parsed = path.is_dir(), _parsed(path)
+    rows = path / NETWORKS_FILE if run else parsed[0] if parsed else path
+    if run and not rows.is_file():
         raise InputError(f"{path} is no run folder with measured networks ({NETWORKS_FILE} is missing)")
     wanted = ["arch", metric, f"{metric}_verdict", f"{metric}_repeat", "space", "index", GROUPING]
-    columns = read_columns(run or path, wanted, required=("arch", metric))
+    columns = read_columns(rows, wanted, required=("arch", metric))
+    if parsed:
+        columns = _networks(columns, rows)
     raw = numbers(columns[metric], metric, path)
     if None in columns.get(GROUPING, ()):
         row = columns[GROUPING].index(None) + 1
@@ -89,7 +93,7 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     if not keep.any():
         raise InputError(f"{path}: {metric} has no value in any of its {len(raw)} rows")
     left_out = int((~keep).sum())
-    if run is not None and "space" in columns:
+    if run and "space" in columns:
         keep &= of_space(columns["space"], space, path)
         if not keep.any():
             raise InputError(f"{path}: {metric} has no value in any row of {space.spec}")
@@ -98,8 +102,8 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
         keep = _measured_themselves(columns, raw, keep)
     values = _checked(raw, keep, quantity, metric, path)
     population = parse_archs(space, columns["arch"], path, keep)
-    table = CostTable.load(path) if run and (path / TABLE_FILE).is_file() else None
-    target = None
+    table = CostTable.load(path) if run and (path / TABLE_FILE).is_file() else parsed[1] if parsed else None
+    target = table.target.to_json() if table is not None and parsed else None
     if run and (path / RUN.file).is_file() and (told := read_json(path / RUN.file).get("target")) is not None:
         of_run = Target.from_json(told, str(path / RUN.file))
         if table is not None:
@@ -109,6 +113,23 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     groups = _groups(population, np.array(columns[GROUPING])[keep] if GROUPING in columns else None)
     copies = valued - len(values)
     return Measurements(space, metric, population, values, groups, again, left_out, copies, target, table)
+
+
+def _parsed(path: Path) -> tuple[Path, CostTable] | None:
+    """The records and the cost table that `hwnas parse` wrote together, given either; None for any other path."""
+    table = path.with_name(path.name.replace(".records.csv", ".csv"))
+    records = records_file(table)
+    if path not in (table, records) or not (table.is_file() and records.is_file()):
+        return None
+    return records, CostTable.load(table)
+
+
+def _networks(columns: dict[str, list[Any]], path: Path) -> dict[str, list[Any]]:
+    """The rows of networks alone: the records of primitives stand beside them, without an architecture."""
+    own = [row for row, arch in enumerate(columns["arch"]) if arch]
+    if not own:
+        raise InputError(f"{path} holds no network, only primitives; emit the bundle with --networks N")
+    return {name: [values[row] for row in own] for name, values in columns.items()}
 
 
 def _measured_themselves(columns: dict[str, list[Any]], raw: Array, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:

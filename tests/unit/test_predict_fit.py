@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from hwnas.core.errors import DomainError, InputError, MissingCostError, UnknownNameError
 from hwnas.core.table import Cost, CostTable
 from hwnas.core.target import Target
-from hwnas.predict import fit_predictor, load_predictor, predict, predict_file, read_measurements
+from hwnas.predict import audit, fit_predictor, load_predictor, predict, predict_file, read_measurements
 from hwnas.predict.base import Predictor, predictors
 from hwnas.predict.evaluation import noise_floor, split
 from hwnas.predict.intervals import Calibration, folds_of, left_to_learn
@@ -467,6 +467,27 @@ def test_models_that_need_no_costs_are_fitted_beside_a_table_with_gaps(
     population, values = space.sample(60, 2), np.random.default_rng(0).uniform(1, 2, 60)
     expected = without.fit(population, values).predict(population)
     np.testing.assert_allclose(with_gap.fit(population, values).predict(population), expected)
+
+
+def test_the_networks_of_logs_are_a_source(tmp_path: Path, space: SearchSpace) -> None:
+    """`hwnas parse` writes them among the records of the primitives, beside their cost table."""
+    table, population = table_of(space), space.sample(60, 3)
+    latency = 1.3 * space.total(table.vector(space, "latency_ms"), population) + 0.1
+    table.save(tmp_path / "board.csv")
+    lines = [f'p{n},"{key}",,{row["latency_ms"].value}' for n, (key, row) in enumerate(table.rows.items())]
+    primitives = ["subject,primitive,arch,latency_ms", *lines]
+    (tmp_path / "board.records.csv").write_text("\n".join(primitives) + "\n")
+    with pytest.raises(InputError, match=r"board.records.csv holds no network, only primitives"):
+        read_measurements(tmp_path / "board.csv", space, "latency_ms")
+    networks = [f"n{n},,{space.format(row)},{ms}" for n, (row, ms) in enumerate(zip(population, latency, strict=True))]
+    (tmp_path / "board.records.csv").write_text("\n".join([*primitives, *networks]) + "\n")
+    for name in ("board.csv", "board.records.csv"):
+        data = read_measurements(tmp_path / name, space, "latency_ms")
+        np.testing.assert_allclose(data.values, latency)
+        report = fit_predictor(tmp_path / name, space, "latency_ms", model="linear1", out=tmp_path / "model")
+        assert report.metrics["mape"] < 0.1 and report.n_train == len(data)
+        assert json.loads((tmp_path / "model" / "model.json").read_text())["target"] == table.target.to_json()
+    assert audit(tmp_path / "board.csv", space).slope == pytest.approx(1.3)
 
 
 def test_the_seed_reaches_model_and_folds(source: Path, space: SearchSpace) -> None:
