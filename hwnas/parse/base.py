@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -91,10 +91,12 @@ class ColumnMapping(Config):
         start, end, inferences: the window of the log that holds so many inferences; all of it where absent.
         subject, metrics: for a cost a row, the column of what was measured and, by metric, its column.
         metric_units: of these columns where it is not the metric's own, and their names do not end in it.
-        device, runtime, precision, batch: the target; what is left out is unknown.
+        device, runtime, precision, batch, threads: the target; what is left out is unknown.
+        delimiter, decimal: what stands between cells, and before the decimals of a number.
     """
 
     delimiter: str = ","
+    decimal: Literal[".", ","] = "."
     time: str | None = None
     time_unit: str | None = None
     rails: dict[str, str] = {}
@@ -109,6 +111,7 @@ class ColumnMapping(Config):
     runtime: str = "csv"
     precision: str | None = None
     batch: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
 
 
 class Reader(ABC):

@@ -26,7 +26,7 @@ GROUPS = {
     "MGT mW": ("MGTRAVCC", "MGTRAVTT", "MGTAVCC", "MGTAVTT"),
 }
 CURRENTS, VOLTAGES, TIME = ".raw_currents", ".raw_voltages", ".time"
-TARGET = ("device", "runtime", "precision", "batch")
+TARGET = ("device", "runtime", "precision", "batch", "threads")
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 MILLIWATTS = {"W": 1e3, "mW": 1.0, "uW": 1e-3}
 MILLIJOULES = {"J": 1e3, "mJ": 1.0, "uJ": 1e-3}
@@ -277,6 +277,10 @@ class MappedColumns(Reader):
         self.mapping = mapping
         if len(mapping.delimiter) != 1 or mapping.delimiter in '\r\n"':
             raise InputError(f"a column mapping's delimiter is {mapping.delimiter!r}, expected one character")
+        if mapping.delimiter == mapping.decimal:
+            raise InputError(
+                f"{mapping.delimiter!r} cannot be both the delimiter and the decimal sign; state the delimiter"
+            )
         if bool(mapping.rails) == bool(mapping.metrics):
             raise InputError("a column mapping names either `rails` (with `time`) or `metrics` (with `subject`)")
         if mapping.rails and (mapping.time is None or (mapping.start is None) != (mapping.end is None)):
@@ -324,7 +328,9 @@ class MappedColumns(Reader):
                 raise ParseError(path, f"has the column {name!r} twice", 1)
             missing = [name for name in wanted if name not in (reader.fieldnames or [])]
             if missing:
-                raise ParseError(path, f"has no column {', '.join(map(repr, missing))}", 1)
+                there = ", ".join(map(repr, reader.fieldnames or []))
+                hint = f"; with the mapping's delimiter {m.delimiter!r} it has {there}"
+                raise ParseError(path, f"has no column {', '.join(map(repr, missing))}{hint}", 1)
             rows = list(reader)
         except csv.Error as error:
             raise ParseError(path, f"not readable as CSV ({error})", reader.line_num) from error
@@ -338,8 +344,8 @@ class MappedColumns(Reader):
     def _power(self, path: Path, rows: list[dict[str, str]]) -> tuple[Record, ...]:
         m = self.mapping
         scale = self.time_scale
-        times = scale * _column(path, rows, str(m.time))
-        rails = {rail: self.power_scales[rail] * _column(path, rows, name) for rail, name in m.rails.items()}
+        times = scale * self._column(path, rows, str(m.time))
+        rails = {rail: self.power_scales[rail] * self._column(path, rows, name) for rail, name in m.rails.items()}
         window = (
             (Window(path.stem, scale * m.start, scale * m.end, m.inferences),)
             if m.start is not None and m.end is not None
@@ -357,12 +363,24 @@ class MappedColumns(Reader):
             "runtime": m.runtime,
             "precision": m.precision,
             "batch": m.batch,
+            "threads": m.threads,
         }
-        costs = {metric: scales[metric] * _column(path, rows, name) for metric, name in m.metrics.items()}
+        costs = {metric: scales[metric] * self._column(path, rows, name) for metric, name in m.metrics.items()}
         return tuple(
             Record(row[str(m.subject)], path, {metric: Cost(float(costs[metric][n])) for metric in costs}, **shared)
             for n, row in enumerate(rows)
         )
+
+    def _column(self, path: Path, rows: list[dict[str, str]], name: str) -> NDArray[np.float64]:
+        """The numbers of a column, the first row on line 2."""
+        return np.array([self._number(Where(path, n), row[name], name) for n, row in enumerate(rows, 2)])
+
+    def _number(self, where: Where, text: str, name: str) -> float:
+        if self.mapping.decimal == ",":
+            if "." in text:
+                where.refuse(f"{name} is {text!r}, with a point though the mapping's decimal sign is a comma")
+            text = text.replace(",", ".")
+        return where.number(text, name)
 
 
 def _metric_scale(mapping: ColumnMapping, metric: str) -> float:
@@ -398,8 +416,3 @@ def _unit(column: str, key: str, stated: str | None, known: Mapping[str, float],
     if own not in (None, unit):
         raise InputError(f"{key} is {stated}, but the column {column!r} says {own}; correct one of them")
     return unit
-
-
-def _column(path: Path, rows: list[dict[str, str]], name: str) -> NDArray[np.float64]:
-    """The numbers of a column, the first row on line 2."""
-    return np.array([Where(path, n).number(row[name], name) for n, row in enumerate(rows, 2)])

@@ -175,7 +175,11 @@ def parse(
             refuse_binary(path, read_head(path))
         names = ", ".join(map(str, paths))
         known = f"no log of the known formats ({', '.join(parsers)}), or damaged in its first lines"
-        raise refused[0] if refused else ParseError(names, f"{known}; read other CSV files with a column mapping")
+        raise (
+            refused[0]
+            if refused
+            else ParseError(names, f"{known}; other CSV files are read with a column mapping (--mapping)")
+        )
     _check_devices(readings)
     subjects = Subjects(space, manifests)
     entries = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.core.bundle import read_manifest
-from hwnas.core.errors import InputError, ParseError
+from hwnas.core.errors import HwnasError, InputError, ParseError
 from hwnas.parse.base import Record
 from hwnas.parse.family import base_name
 from hwnas.spaces import Primitive, SearchSpace
@@ -31,8 +31,7 @@ class Subjects:
     """
 
     def __init__(self, space: SearchSpace | None, manifests: list[Path]) -> None:
-        self._space = {p.key: p for p in space.primitives()} if space is not None else None
-        self._spec = space.spec if space is not None else None
+        self._space, self._keys = space, {p.key for p in space.primitives()} if space is not None else set()
         self._bundles = [(path.resolve().parent, read_manifest(path)) for path in manifests]
 
     def completed(self, record: Record) -> Record:
@@ -87,14 +86,20 @@ class Subjects:
         else:
             candidates = _described(record.subject)
         if self._space is not None:
-            return next((p for p in candidates if p.key in self._space), None)
+            return next((p for p in candidates if p.key in self._keys), None)
         return candidates[0] if candidates else None
 
     def architecture(self, record: Record) -> str | None:
-        """The architecture's notation, where the bundle's model is a whole network (of the space, if one is given)."""
-        arch = (self._model(record) or {}).get("arch")
-        of = self._bundle(record).get("space", self._spec)
-        return str(arch) if arch is not None and self._spec in (None, of) else None
+        """The architecture's notation, where a whole network ran (of the space, if one is given): by the bundle's
+        manifest, or where the log names it by its notation."""
+        model, spec = self._model(record), self._space.spec if self._space is not None else None
+        if model is not None:
+            arch, of = model.get("arch"), self._bundle(record).get("space", spec)
+            return str(arch) if arch is not None and spec in (None, of) else None
+        try:
+            return record.subject if self._space is not None and self._space.parse_many([record.subject]).size else None
+        except HwnasError:
+            return None
 
 
 def _described(name: str) -> list[Primitive]:

@@ -76,7 +76,7 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     path = Path(source)
     quantity = quantity_of(metric)
     run, parsed = path.is_dir(), _parsed(path)
-    rows = path / NETWORKS_FILE if run else parsed[0] if parsed else path
+    rows, beside = parsed or (path / NETWORKS_FILE if run else path, None)
     if run and not rows.is_file():
         raise InputError(f"{path} is no run folder with measured networks ({NETWORKS_FILE} is missing)")
     wanted = ["arch", metric, f"{metric}_verdict", f"{metric}_repeat", "space", "index", GROUPING]
@@ -102,8 +102,8 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
         keep = _measured_themselves(columns, raw, keep)
     values = _checked(raw, keep, quantity, metric, path)
     population = parse_archs(space, columns["arch"], path, keep)
-    table = CostTable.load(path) if run and (path / TABLE_FILE).is_file() else parsed[1] if parsed else None
-    target = table.target.to_json() if table is not None and parsed else None
+    table = CostTable.load(path) if run and (path / TABLE_FILE).is_file() else beside
+    target = beside.target.to_json() if beside is not None else None
     if run and (path / RUN.file).is_file() and (told := read_json(path / RUN.file).get("target")) is not None:
         of_run = Target.from_json(told, str(path / RUN.file))
         if table is not None:
@@ -115,13 +115,13 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     return Measurements(space, metric, population, values, groups, again, left_out, copies, target, table)
 
 
-def _parsed(path: Path) -> tuple[Path, CostTable] | None:
-    """The records and the cost table that `hwnas parse` wrote together, given either; None for any other path."""
+def _parsed(path: Path) -> tuple[Path, CostTable | None] | None:
+    """The records, and the cost table if there is one, that `hwnas parse` wrote, given either; None: another path."""
     table = path.with_name(path.name.replace(".records.csv", ".csv"))
     records = records_file(table)
-    if path not in (table, records) or not (table.is_file() and records.is_file()):
+    if path not in (table, records) or not records.is_file():
         return None
-    return records, CostTable.load(table)
+    return records, CostTable.load(table) if table.is_file() else None
 
 
 def _networks(columns: dict[str, list[Any]], path: Path) -> dict[str, list[Any]]:

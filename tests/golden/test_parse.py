@@ -12,7 +12,8 @@ import pytest
 from hwnas.core.errors import InputError, ParseError
 from hwnas.core.table import CostTable
 from hwnas.parse import ColumnMapping, parse
-from hwnas.spaces import Primitive
+from hwnas.predict import read_measurements
+from hwnas.spaces import Primitive, get_space
 
 LOGS = Path(__file__).parent / "logs"
 BLOCK = "ResidualBlock-in_32x8x8-out_32-k_5-e_3-s_1-act_relu-use_se_False"
@@ -119,6 +120,31 @@ def test_any_rail_csv_by_mapping(tmp_path: Path) -> None:
     assert record.costs["above_idle_energy_mj"].value == pytest.approx(0.4 * 500 / 40)
     with pytest.raises(ParseError, match="no column 'Vccint'"):
         parse([tmp_path / "export.csv"], mapping=mapping.model_copy(update={"rails": {"VCCINT": "Vccint"}}))
+
+
+def test_a_csv_of_networks_in_another_countrys_figures(tmp_path: Path) -> None:
+    """Semicolons, decimal commas, and whole networks by their notation: what a predictor is fitted on."""
+    space = get_space("nasbench-macro")
+    population = space.sample(40, 0)
+    times = 1e3 + space.macs(population) / 1e4
+    lines = [f"{space.format(row)};{time:.3f}".replace(".", ",") for row, time in zip(population, times, strict=True)]
+    (tmp_path / "mine.csv").write_text("\n".join(["Netz;Zeit (us)", *lines]) + "\n")
+    mapping = ColumnMapping(
+        delimiter=";", decimal=",", subject="Netz", metrics={"latency_ms": "Zeit (us)"}, device="Pi", threads=4
+    )
+    report = parse([tmp_path / "mine.csv"], space=space, mapping=mapping, out=tmp_path / "board.csv")
+    assert report.table is None and not report.unmatched and report.entries[0].record.threads == 4
+    data = read_measurements(tmp_path / "board.csv", space, "latency_ms")
+    assert np.allclose(data.values, times / 1e3, rtol=1e-6) and (data.population == space.canonical(population)).all()
+    with pytest.raises(
+        ParseError, match=r"has no column .*with the mapping's delimiter '\\t' it has 'Netz;Zeit"
+    ):
+        parse([tmp_path / "mine.csv"], mapping=mapping.model_copy(update={"delimiter": "\t"}))
+    (tmp_path / "mine.csv").write_text("Netz;Zeit (us)\n00000000;1.234\n")
+    with pytest.raises(ParseError, match=r"mine.csv:2: .*'1.234', with a point"):
+        parse([tmp_path / "mine.csv"], mapping=mapping)
+    with pytest.raises(InputError, match="both the delimiter and the decimal"):
+        parse([tmp_path / "mine.csv"], mapping=mapping.model_copy(update={"delimiter": ","}))
 
 
 def test_any_cost_csv_by_mapping(tmp_path: Path) -> None:
