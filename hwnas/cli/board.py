@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,7 +101,12 @@ def quantize_command(
 
 
 def _images(model: Path, name: str, path: Path | None, count: int) -> tuple[Any, Any]:
-    """Training images of a data set, preprocessed as training does, shape (n, 3, H, W), and their labels."""
+    """Training images of a data set, preprocessed as training does, shape (n, 3, H, W), and their labels.
+
+    A model that says what it was trained on gets them normalised as then; raises `InputError` for other classes.
+    """
+    import json
+
     import numpy as np
     import torch
 
@@ -109,7 +115,8 @@ def _images(model: Path, name: str, path: Path | None, count: int) -> tuple[Any,
     from hwnas.train.batches import Normaliser, resize, to_device
     from hwnas.train.data import load_data
 
-    graph = load_model(model).graph
+    proto = load_model(model)
+    graph, told = proto.graph, {each.key: each.value for each in proto.metadata_props}
     shape, output = (
         [d.dim_value for d in value[0].type.tensor_type.shape.dim] for value in (graph.input, graph.output)
     )
@@ -117,6 +124,13 @@ def _images(model: Path, name: str, path: Path | None, count: int) -> tuple[Any,
         raise InputError(f"{model}: a classifier of square colour images is expected, its input is {shape}")
     classes = output[1]
     found = load_data(DataConfig(name=name, path=path), shape[-1], classes)
+    named = json.loads(told.get("hwnas.classes", "null"))
+    if named not in (None, list(found.classes)):
+        raise InputError(
+            f"{model} tells {named} apart, {path or name} has {list(found.classes)}; give the same classes"
+        )
+    if "hwnas.mean" in told and "hwnas.std" in told:
+        found = replace(found, mean=json.loads(told["hwnas.mean"]), std=json.loads(told["hwnas.std"]))
     rows = np.random.default_rng(0).permutation(len(found.train))[:count]
     cpu = torch.device("cpu")
     pixels = to_device(torch.from_numpy(found.train.read(rows)), cpu)

@@ -136,9 +136,7 @@ def test_a_csv_of_networks_in_another_countrys_figures(tmp_path: Path) -> None:
     assert report.table is None and not report.unmatched and report.entries[0].record.threads == 4
     data = read_measurements(tmp_path / "board.csv", space, "latency_ms")
     assert np.allclose(data.values, times / 1e3, rtol=1e-6) and (data.population == space.canonical(population)).all()
-    with pytest.raises(
-        ParseError, match=r"has no column .*with the mapping's delimiter '\\t' it has 'Netz;Zeit"
-    ):
+    with pytest.raises(ParseError, match=r"has no column .*with the mapping's delimiter '\\t' it has 'Netz;Zeit"):
         parse([tmp_path / "mine.csv"], mapping=mapping.model_copy(update={"delimiter": "\t"}))
     (tmp_path / "mine.csv").write_text("Netz;Zeit (us)\n00000000;1.234\n")
     with pytest.raises(ParseError, match=r"mine.csv:2: .*'1.234', with a point"):

@@ -1,5 +1,6 @@
 """Quantisation of a trained network: it keeps its classes, and every limit of the DPU holds."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,24 @@ def test_weights_that_two_convolutions_share_are_left_alone() -> None:
         onnxruntime.InferenceSession(m.SerializeToString()).run(None, {"x": images})[0] for m in (model, even)
     )
     np.testing.assert_allclose(after, before, rtol=1e-5)
+
+
+def test_images_are_normalised_as_the_model_was_trained(tmp_path: Path) -> None:
+    """Whatever data it is calibrated on; other classes are refused."""
+    from hwnas.cli.board import _images
+    from hwnas.spaces import get_space
+
+    space = get_space("ofa-mbv3:width=0.5,resolution=32,num_classes=10")
+    model = onnx.load_from_string(space.to_onnx(space.sample(1, 0)[0]))
+    told = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0], "classes": [str(digit) for digit in range(10)]}
+    for key in (None, "mean"):
+        properties = {f"hwnas.{name}": json.dumps(value) for name, value in told.items() if key}
+        onnx.helper.set_model_props(model, properties)
+        onnx.save(model, tmp_path / "net.onnx")
+        pixels, labels = _images(tmp_path / "net.onnx", "digits", None, 64)
+        assert pixels.shape == (64, 3, 32, 32) and set(labels) <= set(range(10))
+        assert (pixels.min() >= 0 and pixels.max() <= 1) == (key is not None)
+    onnx.helper.set_model_props(model, {"hwnas.classes": json.dumps(told["classes"][::-1])})
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(InputError, match="give the same classes"):
+        _images(tmp_path / "net.onnx", "digits", None, 64)
