@@ -71,6 +71,7 @@ PREDICTOR = Document("predictor", "saved predictor", "model.json", mend="fit it 
 SEARCH = Document("search", "search", "search.json", mend="search again")
 CERTIFICATES = Document("certificates", "list of certificates", "certificates.json", mend="verify again")
 SUPERNET = Document("supernet", "super-network", "supernet.json", mend=TRAIN_AGAIN)
+SUBNETS = Document("sub_network_accuracies", "list of sub-network accuracies", "accuracies.json")
 NETWORK = Document("network", "trained network", "network.json", mend=TRAIN_AGAIN)
 DPU_MODEL = Document("dpu_model", "DPU model")
 BUNDLE = Document("hwnas_bundle", "bundle's manifest", "hwnas_bundle.json")

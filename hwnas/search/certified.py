@@ -85,7 +85,8 @@ def _until_certified(
         kept, room = standing(certificates) == 0, leaves_room(certificates, finalists.use_up)
         enough = kept and (not room or (had_room and not finalists.use_up))
         if enough or not new or len(finalists.known) >= measured:
-            return result, certificates
+            left = _left(certificates) if kept and room else []
+            return result.with_best(result.best, left), certificates
         had_room |= kept
         why = "the winner leaves room in its budget" if kept else f"{len(new)} finalists break their budget, or nearly"
         say(f"{why}; the cost model is corrected, the search goes on")
@@ -154,6 +155,15 @@ def leaves_room(certificates: Certificates, use_up: bool = False) -> bool:
         share >= 1 - NEAR and (_share(c.claim, c.worst) < share or (use_up and share >= 1 - ROOM))
         for c, share in zip(measured, thought, strict=True)
     )
+
+
+def _left(certificates: Certificates) -> list[str]:
+    """That a budget is not used up, in words."""
+    share = max(_share(c.claim, c.measured) for c in certificates if c.measured is not None)
+    return [
+        f"the winner takes {100 * share:.0f} % of its budget as measured, less than was predicted: more finalists "
+        "measured (--measure) may find a more accurate one"
+    ]
 
 
 def _share(claim: Claim, value: float | None) -> float:

@@ -125,6 +125,11 @@ def make_problem(
             if isinstance(bound, bool) or not math.isfinite(bound):
                 raise InputError(f"the bound of {name} is {bound!r}, expected a finite number")
             constraints.append(Constraint(quantity, float(bound), upper))
+    most = {each.quantity: each.bound for each in constraints if each.upper}
+    for each in constraints:
+        if not each.upper and each.bound > most.get(each.quantity, math.inf):
+            both = f"{each.bound:g} or more and {most[each.quantity]:g} or less"
+            raise InputError(f"{each.quantity} cannot be {both}; correct one of the bounds")
     _check_confidence(confidence, constraints, found)
     return Problem(space, source, found, tuple(constraints), confidence)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwnas.core.arrays import Array, Population
+from hwnas.core.documents import SUBNETS
+from hwnas.core.errors import InputError
 from hwnas.core.progress import say
 from hwnas.predict.auto import choose
 from hwnas.predict.data import Measurements
@@ -20,6 +24,9 @@ from hwnas.search.rows import RowHash
 from hwnas.search.source import Source, translation
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import GENE_TYPE
+
+if TYPE_CHECKING:
+    from hwnas.train.supernet import Supernet
 
 SUB_NETWORKS = 300
 SECONDS = 120.0
@@ -36,7 +43,8 @@ def supernet_source(
 
     Up to `sub_networks` of them, or as many as `seconds` allow, are evaluated when the first accuracy is asked for;
     `predict` is a model fitted to those, chosen by cross-validation, whose rank correlation with sub-networks that it
-    did not see is then in `notes`. `exact` evaluates the sub-networks themselves; what was evaluated is remembered.
+    did not see is then in `notes`. `exact` evaluates the sub-networks themselves. What was evaluated stays in `folder`,
+    for later searches.
     """
     from hwnas.train import load_supernet
 
@@ -44,8 +52,9 @@ def supernet_source(
     if not supernet.about.get("finished"):
         say(f"{folder}: trained up to step {supernet.about['step']} only; hwnas train-supernet goes on with it")
     move = translation(space, supernet.space, folder)
-    exact = Remembering(lambda population: supernet.accuracy(move(population)), len(space.genes))
-    fitted = _Fitted(space, exact, sub_networks, seconds)
+    kept = _Kept(supernet, folder, move)
+    exact = Remembering(kept, len(space.genes))
+    fitted = _Fitted(space, exact, kept, sub_networks, seconds)
     where = str(Path(folder).resolve())
     return Source(folder, "accuracy", fitted, exact=exact, asked=exact.asked, supernet=where, notes=fitted.notes)
 
@@ -53,25 +62,67 @@ def supernet_source(
 class _Fitted:
     """An accuracy model of a super-network, fitted when it is first asked."""
 
-    def __init__(self, space: SearchSpace, exact: Remembering, sub_networks: int, seconds: float) -> None:
+    def __init__(self, space: SearchSpace, exact: Remembering, kept: _Kept, sub_networks: int, seconds: float) -> None:
         self.notes: dict[str, Any] = {}
-        self._space, self._exact, self._sub_networks, self._seconds = space, exact, sub_networks, seconds
+        self._space, self._exact, self._kept = space, exact, kept
+        self._sub_networks, self._seconds = sub_networks, seconds
 
     def __call__(self, population: Population) -> Array:
         return self._predict(population)
 
     @cached_property
     def _predict(self) -> Callable[[Population], Array]:
-        population = spread(self._space, self._sub_networks)
-        started = time.monotonic()
-        self._exact(population[:FEWEST])
-        each = (time.monotonic() - started) / FEWEST
-        done = max(FEWEST, min(len(population), int(self._seconds / each)))
-        predict, notes = fitted_accuracy(self._space, population[:done], self._exact(population[:done]), SEED)
+        population = self._affordable(spread(self._space, self._sub_networks))
+        predict, notes = fitted_accuracy(self._space, population, self._exact(population), SEED)
         self.notes.update(notes)
         if "kendall" in notes:
-            say(f"accuracy model of {done} sub-networks: Kendall tau {notes['kendall']:.2f} on those it did not see")
+            tau = f"Kendall tau {notes['kendall']:.2f} on those it did not see"
+            say(f"accuracy model of {len(population)} sub-networks: {tau}")
         return predict
+
+    def _affordable(self, population: Population) -> Population:
+        """`population` less what cannot be evaluated in time, as the first `FEWEST` new ones tell."""
+        new = self._kept.unknown(population)
+        started = time.monotonic()
+        self._exact(population[new[:FEWEST]])
+        each = (time.monotonic() - started) / FEWEST
+        left: Population = np.delete(population, new[max(FEWEST, int(self._seconds / each)) :], axis=0)
+        return left
+
+
+class _Kept:
+    """The accuracies of a super-network's sub-networks, kept in its folder from one search to the next."""
+
+    def __init__(self, supernet: Supernet, folder: str | Path, move: Callable[[Population], Population]) -> None:
+        self._supernet, self._move, self._path = supernet, move, Path(folder) / SUBNETS.file
+        settings = supernet.config.model_dump(mode="json", include={"data", "calibration_images", "seed"})
+        self._of = {"files": supernet.about["files"], **settings}
+        self._known = self._read()
+
+    def __call__(self, population: Population) -> Array:
+        before = len(self._known)
+        try:
+            return self._supernet.accuracy(self._move(population), known=self._known)
+        finally:
+            if len(self._known) > before:
+                with suppress(InputError):
+                    SUBNETS.write(self._path, {"of": self._of, "accuracies": self._known})
+
+    def unknown(self, population: Population) -> NDArray[np.int64]:
+        """Which of `population` would have to be evaluated."""
+        space = self._supernet.space
+        names = map(space.format, space.canonical(self._move(population)))
+        return np.flatnonzero([name not in self._known for name in names])
+
+    def _read(self) -> dict[str, float]:
+        """What an earlier search evaluated; nothing where that was of other weights or other images."""
+        try:
+            found = SUBNETS.read(self._path)
+        except InputError:
+            return {}
+        known = found.get("accuracies") if found.get("of") == self._of else None
+        usable = isinstance(known, dict) and all(isinstance(value, float) for value in known.values())
+        return known if usable and known else {}
 
 
 def fitted_accuracy(

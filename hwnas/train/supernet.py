@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,19 +81,24 @@ class Supernet:
             self.evaluator.recalibrate(network, resolution_of(network))
         return network
 
-    def accuracy(self, population: ArrayLike, split: str = "val") -> NDArray[np.float64]:
+    def accuracy(
+        self, population: ArrayLike, split: str = "val", known: MutableMapping[str, float] | None = None
+    ) -> NDArray[np.float64]:
         """Accuracy of each genotype as a fraction in [0, 1], shape (n,), on the images of `split` (`val` or `test`).
 
-        Genotypes that are equal in canonical form are evaluated once.
+        Genotypes that are equal in canonical form are evaluated once. Those in `known`, by their notation, are not
+        evaluated; the others are added to it, each as soon as it is.
         """
+        known = {} if known is None else known
         rows, inverse = np.unique(self.space.canonical(population), axis=0, return_inverse=True)
-        found = np.empty(len(rows))
-        with progress("evaluating sub-networks", len(rows)) as task:
-            for index, row in enumerate(rows):
-                network = self.extract(row)
-                found[index] = self.evaluator.accuracy(network, resolution_of(network), split)
+        names = [self.space.format(row) for row in rows]
+        new = [index for index, name in enumerate(names) if name not in known]
+        with progress("evaluating sub-networks", len(new)) as task:
+            for index in new:
+                network = self.extract(rows[index])
+                known[names[index]] = self.evaluator.accuracy(network, resolution_of(network), split)
                 task.advance()
-        result: NDArray[np.float64] = found[inverse.reshape(-1)]
+        result: NDArray[np.float64] = np.array([known[name] for name in names])[inverse.reshape(-1)]
         return result
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from hwnas.core.config import load_config
 from hwnas.core.errors import InputError, UnavailableError
+from hwnas.search.subnets import supernet_source
 from hwnas.spaces import get_space
 from hwnas.train import DataConfig, NetworkConfig, SupernetConfig, load_supernet, train_network, train_supernet
 from hwnas.train import loop as loop_module
@@ -65,6 +66,40 @@ def test_a_checkpoint_is_read_back_with_the_same_accuracies(trained: tuple[Path,
     assert accuracy.shape == (3,) and ((accuracy >= 0) & (accuracy <= 1)).all()
     np.testing.assert_array_equal(load_supernet(folder).accuracy(population), accuracy)
     np.testing.assert_array_equal(supernet.accuracy(population[[2, 0, 2]]), accuracy[[2, 0, 2]])
+
+
+def test_what_a_search_evaluated_is_there_for_the_next(
+    trained: tuple[Path, Supernet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted one too; not for other weights, nor where the file was changed to nonsense."""
+    folder, space = shutil.copytree(trained[0], tmp_path / "supernet"), trained[1].space
+    population, asked = space.sample(6, 1), []
+    plain = Supernet.extract
+
+    def counted(supernet: Supernet, row: Any, recalibrate: bool = True) -> Any:
+        asked.append(space.format(row))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return plain(supernet, row, recalibrate)
+
+    def accuracies() -> np.ndarray:
+        source = supernet_source(str(folder), space)
+        assert source.exact is not None
+        return source.exact(population)
+
+    monkeypatch.setattr(Supernet, "extract", counted)
+    with pytest.raises(KeyboardInterrupt):
+        accuracies()
+    found = accuracies()
+    assert len(asked) == len(set(asked)) + 1 == 7, "what was under way is evaluated again, and nothing else"
+    np.testing.assert_array_equal(accuracies(), found)
+    assert len(asked) == 7
+    kept = folder / "accuracies.json"
+    for text in ("{", kept.read_text().replace('"seed": 0', '"seed": 1'), kept.read_text().replace("0.", '"0.', 1)):
+        kept.write_text(text)
+        asked[:] = ["before"] * 3
+        np.testing.assert_array_equal(accuracies(), found)
+        assert len(asked) == 9
 
 
 def test_accuracy_is_that_of_the_extracted_network(trained: tuple[Path, Supernet]) -> None:
