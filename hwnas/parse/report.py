@@ -310,10 +310,13 @@ def _table(entries: list[Entry], environment: dict[str, Any], space: SearchSpace
         for metric, cost in entry.record.costs.items():
             first = sources.setdefault((entry.primitive, metric), entry.record)
             if first is not entry.record and not first.costs[metric].same(cost):
+                of, other = entry.record.runtime, first.runtime
+                why = "two measurements of one primitive; leave one out"
                 raise ParseError(
                     entry.record.source,
                     f"gives {metric} of {entry.primitive} as {cost.value:g}, {first.source} as "
-                    f"{first.costs[metric].value:g}: two measurements of one primitive; leave one out",
+                    f"{first.costs[metric].value:g}: "
+                    f"{why if of == other else f'one is of {of}, one of {other}; parse the two apart'}",
                 )
             rows.setdefault(entry.primitive, {})[metric] = cost
     if not rows:

@@ -49,6 +49,8 @@ class Chooser:
         """What a run that measures so many networks at most is asked for; raises `InputError` for negative counts."""
         if networks < 0 or repeats < 0:
             raise InputError(f"networks ({networks}) and repeats ({repeats}) are counts")
+        if repeats and not (networks or self.most):
+            raise InputError(f"{repeats} networks are to be measured twice, but none once: say how many (--networks)")
         spec = get_space(space).spec if isinstance(space, str) else space.spec
         return Request(spec, networks or self.most, self.label, seed, repeats)
 

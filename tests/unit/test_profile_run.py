@@ -157,6 +157,26 @@ def test_what_failed_says_why_and_is_tried_again_when_asked(folder, tmp_path, ca
     assert Run.load(out).failures() == {} and Run.load(out).table().rows[subject.name]["latency_ms"].value > 0
 
 
+def test_a_run_in_which_everything_failed_is_no_success(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    with Store(out / "samples.sqlite") as store:
+        number = store.target(Run.load(folder).target)
+        primitives = [Subject.primitive(primitive).id for primitive in get_space(SPACE).primitives()]
+        for item in store.ask(number, 0, primitives).values():
+            store.fail(item, "out of memory")
+    assert hwnas(["profile", "--space", SPACE, "--out", str(out), "--json"]) == 2
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["runs"][0]["failed"] == len(primitives)
+    assert "nothing could be measured with onnxruntime" in printed.err
+
+
+def test_repeats_are_of_networks():
+    with pytest.raises(InputError, match="say how many"):
+        Chooser().request(SPACE, 0, repeats=2)
+    assert Chooser().request(SPACE, 3, repeats=2).repeats == 2
+
+
 def test_random_networks_are_distinct_and_a_larger_sample_begins_alike():
     space = get_space("ofa-mbv3")
     many = random_networks(space, 300, 7)

@@ -19,7 +19,7 @@ from hwnas.core.target import Target
 from hwnas.parse.ofa_lookup import NOTE10, note10_key
 from hwnas.predict import predict, predictors
 from hwnas.predict.store import save_predictor
-from hwnas.search import accuracy_source, cost_sources, make_problem
+from hwnas.search import Source, accuracy_source, cost_sources, make_problem
 from hwnas.search.additive import Additive, Factor
 from hwnas.search.sources import open_sources
 from hwnas.spaces import SearchSpace, get_space
@@ -35,6 +35,14 @@ def cost_table(space: SearchSpace, path: Path, **columns: float) -> Path:
     }
     CostTable(Target("board", "tvm"), rows).save(path)
     return path
+
+
+def test_bounds_that_contradict_each_other_are_refused() -> None:
+    source = Source("toy", "accuracy", lambda rows: rows.sum(1))
+    bounds = {"max": {"macs_m": 20.0}, "min": {"macs_m": 30.0}}
+    with pytest.raises(InputError, match="macs_m cannot be 30 or more and 20 or less"):
+        make_problem(SMALL, source, **bounds)
+    assert len(make_problem(SMALL, source, max={"macs_m": 30.0}, min={"macs_m": 20.0}).constraints) == 2
 
 
 def ofa_file(path: Path, inputs: int = 128, seed: int = 0) -> Path:

@@ -307,6 +307,18 @@ def test_the_measuring_budget_ends_the_search(device: Device, monkeypatch: pytes
     assert device.campaigns == [4, 2]
 
 
+def test_a_winner_that_leaves_much_of_its_budget_says_so(device: Device) -> None:
+    """As where costs of parts add up to far more than the whole takes, and no further finalist may be measured."""
+    device.factor = 0.4
+    asked = {"max": {"latency_ms": 1.5}, "evaluations": 500}
+    few = search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, measured=4, **asked)
+    assert few.best.certificate is not None and few.best.certificate["measured"] < 0.5 * 1.5
+    assert "% of its budget as measured, less than was predicted: more finalists" in few.notes[-1]
+    many = search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, **asked)
+    assert many.best.certificate is not None and many.best.accuracy > few.best.accuracy
+    assert not any("more finalists" in note for note in many.notes)
+
+
 def test_nothing_is_measured_where_nobody_asks(device: Device) -> None:
     result = search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": 2.0}, measured=0, evaluations=500)
     assert result.best.certificate is None and not device.campaigns
