@@ -23,7 +23,7 @@ from hwnas.parse.base import ColumnMapping, Reader, Reading, Record, parsers, re
 from hwnas.parse.device import FILE as DEVICE_FILE
 from hwnas.parse.device import FORMAT as DEVICE_FORMAT
 from hwnas.parse.family import by_base
-from hwnas.parse.rails import MappedColumns
+from hwnas.parse.mapping import MappedColumns
 from hwnas.parse.subjects import Subjects
 from hwnas.spaces import SearchSpace
 
