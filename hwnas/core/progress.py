@@ -55,7 +55,7 @@ class Task:
             self._logged = now
             own = done - self._before
             left = f", about {(now - self._started) * (self.total - done) / own:.0f} s left" if own > 0 else ""
-            print(f"{self.title}: {done:g} of {self.total:g} {note}".rstrip() + left, file=sys.stderr)
+            print(f"{self.title}: {round(done, 1):g} of {self.total:g} {note}".rstrip() + left, file=sys.stderr)
 
 
 @contextmanager
