@@ -81,16 +81,12 @@ def blocks_due(blocks: Sequence[Block], reference: Reference, effort: Effort) ->
         return latest, min(batch - len(own) % batch, most)
     if len(own) < LONGEST_SESSION * batch and np.sum(Drift.of(own, reference).doubt == 0) < share:
         return latest, min(batch, most)
-    if last and _steady(blocks, reference, effort):
+    if last and measure(blocks, reference, effort.goal).verdict == "steady":
         return latest, 0
     longer = effort.sessions < MIN_BLOCKS and len(own) < LONGEST_SESSION * batch
-    if last and longer and not _steady(own, reference, effort):
+    if last and longer and measure(own, reference, effort.goal, others=False).verdict != "steady":
         return latest, min(batch, most)
     return latest + 1, min(batch, most)
-
-
-def _steady(blocks: Sequence[Block], reference: Reference, effort: Effort) -> bool:
-    return measure(blocks, reference, effort.goal).verdict == "steady"
 
 
 def _batch(block_s: float, limit_s: float, effort: Effort, least: int) -> int:

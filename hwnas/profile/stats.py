@@ -101,7 +101,7 @@ def relative_half_width(median: float, low: float, high: float) -> float:
     return (high - low) / (2 * median) if math.isfinite(high - low) and median > 0 else math.inf
 
 
-def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measurement:
+def measure(blocks: Sequence[Block], reference: Reference, goal: float, *, others: bool = True) -> Measurement:
     """The measurement that `blocks` of one subject amount to.
 
     Blocks from a device whose clock was held down are dropped. Of the others, those of each session are used whose
@@ -110,7 +110,7 @@ def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measu
     blocks whose drift is in no doubt, only these count. With fewer it is the median of the blocks, and the interval has
     the medians of the sessions in it, and what `SESSION_DEVIATION` makes of so many. Either holds what it would be if
     this subject felt far speeds more or less than others do. `goal` is the half-width asked for, relative to the
-    median.
+    median. Without `others` the interval is one for these sessions alone, whatever others would say.
     """
     if not blocks:
         return Measurement.failed("no sample was taken")
@@ -135,7 +135,7 @@ def measure(blocks: Sequence[Block], reference: Reference, goal: float) -> Measu
         best = used & (drift.doubt == drift.doubt.min())
         within += _levels(values[best], sessions[best], SESSION_BLOCKS)
         reach = math.exp(NORMAL_95 * SESSION_DEVIATION / math.sqrt(len(np.unique(sessions[used]))))
-        within += [level / reach, level * reach]
+        within += [level / reach, level * reach] if others else []
     found = _judged(units(values), goal, "sessions" if by_session else "sample blocks", within)
     return replace(found, n=int(n[used].sum()), blocks=int(used.sum()), observed=float(np.median(medians)))
 

@@ -359,6 +359,17 @@ def test_more_sessions_follow_where_they_disagree():
     assert measure(blocks, FULL, effort.goal).verdict == "noisy"
 
 
+@pytest.mark.parametrize(("goal", "sessions"), [(0.02, 1), (0.012, 3), (0.005, MIN_BLOCKS)])
+def test_a_narrow_goal_takes_more_sessions_and_no_more_blocks_of_each(goal, sessions):
+    """However alike the blocks of one process are, another could differ by a percent."""
+    effort, blocks = Effort(goal=goal, time_limit_s=60, sessions=1), []
+    while (session := next_session(blocks, effort)) is not None:
+        blocks.append(block(1.0, session=session))
+    taken = [sum(b.session == session for b in blocks) for session in range(blocks[-1].session + 1)]
+    assert taken == [2 * effort.batch_blocks] * sessions, "as many as an interval within a session needs"
+    assert measure(blocks, FULL, goal).verdict == "steady"
+
+
 def test_blocks_at_a_changing_speed_need_more_of_them():
     effort, blocks = Effort(time_limit_s=60), []
     while next_session(blocks, effort) == 0:
