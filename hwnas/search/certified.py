@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,17 +14,16 @@ from hwnas.core.errors import InfeasibleBudgetError
 from hwnas.core.files import scratch
 from hwnas.core.progress import say
 from hwnas.search.additive import Additive, Factor
+from hwnas.search.finalists import Certificates, Finalists, leaves_room, room_left, standing
 from hwnas.search.problem import Problem
 from hwnas.search.result import Candidate, Result
 from hwnas.search.rows import RowTable
 from hwnas.search.source import Source
-from hwnas.search.verify import Certificate, Claim, certify, claims_of, decisive
+from hwnas.search.verify import decisive
 
 MEASURED = 24
 A_ROUND = 4
-ROOM, NEAR = 0.03, 0.05
 
-Certificates = list[Certificate]
 Solve = Callable[[Problem], tuple[Result, list[Candidate]]]
 
 
@@ -47,6 +46,7 @@ def certified(
     *,
     measured: int = MEASURED,
     store: str | Path | None = None,
+    journal: Path | None = None,
     seed: int = 0,
     use_up: bool = False,
 ) -> tuple[Result, Certificates]:
@@ -56,6 +56,7 @@ def certified(
         solve: searches a problem; gives the result and its finalists, best first.
         measured: at most so many networks are measured.
         store: see `verify`.
+        journal: the file that keeps what was measured, so that a search that is cut off goes on; None: none does.
         use_up: whether finalists that use no budget up come after those that do, whatever their accuracy.
 
     Each round measures the best finalists interleaved, and where one keeps its budgets, all of them once more (in the
@@ -65,12 +66,12 @@ def certified(
     as there are finalists that may use a budget up. A target that is not this machine ends it at once, not measured.
     """
     with scratch() as folder:
-        finalists = _Finalists(store or folder / SAMPLES_FILE, seed, use_up)
+        finalists = Finalists(store or folder / SAMPLES_FILE, journal, seed, use_up)
         return _until_certified(problem, solve, measured, finalists)
 
 
 def _until_certified(
-    problem: Problem, solve: Solve, measured: int, finalists: _Finalists
+    problem: Problem, solve: Solve, measured: int, finalists: Finalists
 ) -> tuple[Result, Certificates]:
     (result, found), had_room = solve(problem), False
     while True:
@@ -85,7 +86,7 @@ def _until_certified(
         kept, room = standing(certificates) == 0, leaves_room(certificates, finalists.use_up)
         enough = kept and (not room or (had_room and not finalists.use_up))
         if enough or not new or len(finalists.known) >= measured:
-            left = _left(certificates) if kept and room else []
+            left = room_left(certificates) if kept and room else []
             return result.with_best(result.best, left), certificates
         had_room |= kept
         why = "the winner leaves room in its budget" if kept else f"{len(new)} finalists break their budget, or nearly"
@@ -98,83 +99,7 @@ def _until_certified(
         result = result.with_best(result.best, _corrections(costs))
 
 
-class _Finalists:
-    """The finalists measured so far, and what the device said of them."""
-
-    def __init__(self, store: str | Path, seed: int, use_up: bool) -> None:
-        self.store, self.seed, self.use_up = store, seed, use_up
-        self.known: dict[str, Certificates] = {}
-        self.candidates: dict[str, Candidate] = {}
-        self.campaigns = 0
-
-    def reconsider(self, found: Sequence[Candidate]) -> None:
-        """Take what is thought now of those that were measured before."""
-        self.candidates |= {candidate.arch: candidate for candidate in found if candidate.arch in self.known}
-
-    def measure(self, result: Result, candidates: Sequence[Candidate]) -> None:
-        """Measure `candidates` in one campaign; what was known of them is joined with it."""
-        claims = [claims_of(result, candidate) for candidate in candidates]
-        every = [claim for part in claims for claim in part]
-        found = iter(certify(every, store=self.store, seed=self.seed + self.campaigns))
-        self.campaigns += 1
-        for candidate, part in zip(candidates, claims, strict=True):
-            fresh, before = [next(found) for _ in part], self.known.get(candidate.arch, [])
-            self.known[candidate.arch] = [a.joined(b) for a, b in zip(before, fresh, strict=True)] if before else fresh
-            self.candidates[candidate.arch] = candidate
-
-    def promising(self, candidate: Candidate) -> bool:
-        """Whether it keeps its budgets in one campaign, and another could say otherwise."""
-        certificates = self.known[candidate.arch]
-        return standing(certificates) == 0 and any(certificate.repeatable for certificate in certificates)
-
-    def rank(self, candidate: Candidate) -> tuple[int, bool, float]:
-        certificates = self.known[candidate.arch]
-        return standing(certificates), self.use_up and not uses_up(certificates), -candidate.accuracy
-
-
-def standing(certificates: Certificates) -> int:
-    """0 where the whole confidence interval keeps every budget, or nothing can be measured; 1 where the medians do."""
-    if decisive(certificates).status == "failed":
-        return 2
-    return int(any(c.measured is not None and not c.surely for c in certificates))
-
-
-def uses_up(certificates: Certificates) -> bool:
-    """Whether a budget is used but for `ROOM` of it, as measured, or as predicted where nothing is."""
-    return any(_share(c.claim, c.measured) >= 1 - ROOM for c in certificates)
-
-
-def leaves_room(certificates: Certificates, use_up: bool = False) -> bool:
-    """Whether no budget is used up, and one that was thought nearly so, to `NEAR`, is surely used less than thought.
-
-    With `use_up` also where it was thought to be used up, and is perhaps used less.
-    """
-    measured = [c for c in certificates if c.measured is not None and c.verdict != "exact"]
-    thought = [_share(c.claim, c.claim.predicted) for c in measured]
-    return not uses_up(certificates) and any(
-        share >= 1 - NEAR and (_share(c.claim, c.worst) < share or (use_up and share >= 1 - ROOM))
-        for c, share in zip(measured, thought, strict=True)
-    )
-
-
-def _left(certificates: Certificates) -> list[str]:
-    """That a budget is not used up, in words."""
-    share = max(_share(c.claim, c.measured) for c in certificates if c.measured is not None)
-    return [
-        f"the winner takes {100 * share:.0f} % of its budget as measured, less than was predicted: more finalists "
-        "measured (--measure) may find a more accurate one"
-    ]
-
-
-def _share(claim: Claim, value: float | None) -> float:
-    """The share of the budget that `value` takes, the prediction where it is None; 0 where that cannot be said."""
-    value = claim.predicted if value is None else value
-    if min(claim.budget, value) <= 0:
-        return 0.0
-    return value / claim.budget if claim.upper else claim.budget / value
-
-
-def _awarded(result: Result, winner: Candidate, finalists: _Finalists) -> Result:
+def _awarded(result: Result, winner: Candidate, finalists: Finalists) -> Result:
     """`result` with the winner, its certificate, and why it is not the most accurate of the finalists."""
     known, better = finalists.known, [c for c in finalists.candidates.values() if c.accuracy > winner.accuracy]
     broke = sum(decisive(certificates).status == "failed" for certificates in known.values())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hwnas.core.arrays import Array
-from hwnas.core.documents import SEARCH
+from hwnas.core.documents import JOURNAL, SEARCH
 from hwnas.core.errors import InputError
 from hwnas.core.files import check_folder
 from hwnas.core.progress import progress, say
@@ -88,13 +89,16 @@ def finish(
     use_up: bool = False,
 ) -> Result:
     """Solve a problem by `run`, measure its finalists where a budget is of this machine, and write what came of it."""
+    journal = Path(out) / JOURNAL.file if out is not None else None
     if measured and any(constraint.quantity in problem.costs for constraint in problem.constraints):
-        result, certificates = certified(problem, run, measured=measured, store=store, seed=seed, use_up=use_up)
+        how: dict[str, Any] = {"measured": measured, "store": store, "journal": journal, "seed": seed}
+        result, certificates = certified(problem, run, use_up=use_up, **how)
     else:
         result, certificates = run(problem)[0], []
-    if out is not None:
+    if out is not None and journal is not None:
         save_certificates(out, certificates)
         result.save(out)
+        journal.unlink(missing_ok=True)
     return result
 
 

@@ -135,6 +135,14 @@ class Certificate:
         own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "claim"}
         return {**claim, **own, **stamp()}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Certificate:
+        """What `to_json` made; raises `KeyError`, `TypeError` or `InputError` for anything else."""
+        claim = {name: values[name] for name in Claim.__dataclass_fields__}
+        claim["target"] = claim["target"] and Target.from_json(claim["target"])
+        own = {name: values[name] for name in cls.__dataclass_fields__ if name != "claim"}
+        return cls(Claim(**claim), **own)
+
 
 def verify(
     runs: str | Path | Sequence[str | Path], *, store: str | Path | None = None, seed: int = 0

@@ -17,8 +17,9 @@ from hwnas.profile.device import local_target
 from hwnas.profile.meters import meters
 from hwnas.search import Candidate, Problem, Result, Source, export, local, make_problem, search, solve, verify
 from hwnas.search.additive import Additive
-from hwnas.search.certified import Evidence, certified, corrected, leaves_room, uses_up
+from hwnas.search.certified import Evidence, certified, corrected
 from hwnas.search.export import compare
+from hwnas.search.finalists import leaves_room, uses_up
 from hwnas.search.problem import Constraint
 from hwnas.search.sources import additive_source
 from hwnas.search.verify import Certificate, Claim, certify
@@ -41,18 +42,22 @@ def cost(target: Target | None, scale: float = 1.0, column: str = "latency_ms") 
 class Device:
     """Stands in for the machine: the latency is `factor` times 0.1 ms a million MACs, within 1 %.
 
-    In each campaign it runs slower by the next of `drift`, and by the last of them from then on.
+    In each campaign it runs slower by the next of `drift`, and by the last of them from then on. It is interrupted in
+    campaign `fails_at`.
     """
 
     def __init__(self, factor: float) -> None:
         self.factor, self.slowed, self.drift, self.campaigns = factor, 1.0, [1.0], list[int]()
         self.metrics: list[str] = []
+        self.fails_at: int | None = None
 
     def measure(self, models: dict[str, bytes], *about: object) -> dict[str, Measurement]:
         self.metrics.append(str(about[3]))
         if "energy_mj" in self.metrics[-1]:
             return dict.fromkeys(models, Measurement.failed("no meter", "unmeasurable"))
         self.campaigns.append(len(models))
+        if len(self.campaigns) == self.fails_at:
+            raise KeyboardInterrupt
         self.slowed = self.drift[min(len(self.campaigns), len(self.drift)) - 1]
         return {name: self.measurement(name.split(" ")[1]) for name in models}
 
@@ -194,7 +199,7 @@ def test_a_winner_that_is_not_the_most_accurate_says_why(device: Device) -> None
 def test_nothing_is_asked_twice_that_cannot_change(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     real = certify
-    monkeypatch.setattr("hwnas.search.certified.certify", lambda claims, **how: asked.append(1) or real(claims, **how))
+    monkeypatch.setattr("hwnas.search.finalists.certify", lambda claims, **how: asked.append(1) or real(claims, **how))
     phone = Target("phone", "tflite", origin="imported")
     search(SPEC, ACCURACY, {"latency_ms": cost(phone)}, max={"latency_ms": 1.5}, evaluations=500)
     search(SPEC, ACCURACY, "macs_m", max={"macs_m": 20}, evaluations=500)
@@ -330,6 +335,47 @@ def test_no_certificate_of_an_earlier_search_stays(device: Device, tmp_path: Pat
         search(SPEC, ACCURACY, costs, max={"latency_ms": 2.0}, measured=measured, evaluations=300, out=tmp_path)
         written = json.loads((tmp_path / "certificates.json").read_text())["certificates"]
         assert len(written) == (1 if measured else 0)
+
+
+@pytest.mark.parametrize("damage", [None, "{", '{"kind": "search_journal", "schema": 1, "campaigns": [[{}]]}'])
+def test_a_search_that_was_cut_off_measures_nothing_twice(device: Device, tmp_path: Path, damage: str | None) -> None:
+    def again(folder: Path, budget: float = 1.5) -> Result:
+        return search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": budget}, out=folder)
+
+    device.factor = 1.2
+    whole = again(tmp_path / "whole")
+    needed = len(device.campaigns)
+    assert needed > 2 and not (tmp_path / "whole" / "journal.json").exists()
+
+    device.campaigns.clear()
+    device.fails_at = needed
+    with pytest.raises(KeyboardInterrupt):
+        again(tmp_path / "cut")
+    journal = tmp_path / "cut" / "journal.json"
+    assert sorted(path.name for path in journal.parent.iterdir()) == ["journal.json"]
+    if damage is not None:
+        journal.write_text(damage)
+    device.campaigns.clear()
+    device.fails_at = None
+    resumed = again(tmp_path / "cut")
+    assert len(device.campaigns) == (1 if damage is None else needed) and not journal.exists()
+    assert (resumed.best.arch, resumed.notes) == (whole.best.arch, whole.notes)
+    assert resumed.best.certificate is not None and whole.best.certificate is not None
+    assert {**resumed.best.certificate, "date": ""} == {**whole.best.certificate, "date": ""}
+
+
+def test_a_journal_of_another_budget_says_nothing(device: Device, tmp_path: Path) -> None:
+    def found(budget: float, folder: Path) -> Result:
+        device.campaigns.clear()
+        return search(SPEC, ACCURACY, {"latency_ms": cost(HERE)}, max={"latency_ms": budget}, out=folder)
+
+    fresh, needed = found(1.4, tmp_path / "fresh"), len(device.campaigns)
+    device.fails_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        found(1.5, tmp_path / "cut")
+    device.fails_at = None
+    assert found(1.4, tmp_path / "cut").best.arch == fresh.best.arch
+    assert len(device.campaigns) == needed
 
 
 def test_verify_measures_all_winners_in_one_campaign(device: Device, tmp_path: Path) -> None:
