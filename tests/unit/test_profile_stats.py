@@ -289,6 +289,14 @@ def test_where_no_speed_stands_out_the_typical_one_is_the_median():
     assert typical_speed(sentinel) == np.median(sentinel)
 
 
+@pytest.mark.parametrize("share", [0.08, 0.12, 0.16])
+def test_where_sentinels_lie_far_apart_the_typical_one_is_nearly_the_fastest(share):
+    rng = np.random.default_rng(3)
+    sentinel = np.where(rng.random(5000) < share, rng.normal(21.5, 0.1, 5000), 21.5 + rng.gamma(4, 2, 5000))
+    assert typical_speed(sentinel) == pytest.approx(21.5, rel=0.12)
+    assert np.median(sentinel) > 1.25 * 21.5
+
+
 @given(st.lists(st.tuples(times, times), max_size=20))
 def test_noise_floor(pairs):
     noise = noise_floor([*pairs, (math.nan, 1.0)])
