@@ -19,7 +19,7 @@ quickstart: install
 	$(BIN)/hwnas quickstart
 
 test: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check hwnas tests benchmarks
