@@ -185,15 +185,20 @@ class _Campaign:
         return [item for item in self.subjects if self.unfinished(item)]
 
     def update_progress(self, items: Iterable[int]) -> None:
-        """Tell the progress bar how `items` stand: a subject under way counts as a fraction of the least work."""
+        """Tell the progress bar how `items` stand."""
         if self.task is None:
             return
-        least = self.effort.sessions * self.effort.batch_blocks
         for item in items:
-            fraction = min(0.9, len(self.history.blocks[item]) / least)
-            self.fractions[item] = fraction if self.unfinished(item) else 1.0
+            self.fractions[item] = self.fraction(item) if self.unfinished(item) else 1.0
         failed = sum(item in self.history.failures for item in self.subjects)
         self.task.update(sum(self.fractions.values()), f"({failed} failed)" if failed else "")
+
+    def fraction(self, item: int) -> float:
+        """How far a subject under way is: half by the fewest blocks that it may need, the rest by its time limit."""
+        blocks = self.history.blocks[item]
+        least = len(blocks) / (self.effort.sessions * self.effort.batch_blocks)
+        most = sum(block.spent_s for block in blocks) / self.effort.time_limit_s
+        return (min(1.0, least) + min(1.0, most)) / 2
 
     # what is done
 
