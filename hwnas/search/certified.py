@@ -23,6 +23,8 @@ from hwnas.search.verify import decisive
 
 MEASURED = 24
 A_ROUND = 4
+NARROW = 0.01
+"""Processes differ by so much: an interval that is narrower says no more."""
 
 Solve = Callable[[Problem], tuple[Result, list[Candidate]]]
 
@@ -136,14 +138,26 @@ def _corrections(costs: Mapping[str, Source]) -> list[str]:
     ]
 
 
-def corrected(source: Source, evidence: Evidence) -> Source:
-    """`source`, right about the architectures measured, and scaled elsewhere by the median of `worst` over predicted.
+def _scale(evidence: Evidence) -> float:
+    """The median of `worst` over predicted, each weighed by how narrow its interval is.
 
-    The worse end of the interval is taken so that what is found next keeps its budget with the whole of it. What was
-    predicted to cost nothing tells no scale.
+    The worse end is taken so that what is found next keeps its budget with the whole of its interval. What was measured
+    while the machine was disturbed says too much that way, and counts little beside what was not. What was predicted to
+    cost nothing tells no scale.
     """
     some = evidence.predicted > 0
-    scale = float(np.median(evidence.worst[some] / evidence.predicted[some])) if some.any() else 1.0
+    if not some.any():
+        return 1.0
+    ratios, reach = (evidence.worst / value for value in (evidence.predicted, evidence.measured))
+    ratios, weights = ratios[some], 1 / (np.abs(reach[some] - 1) + NARROW) ** 2
+    order = np.argsort(ratios)
+    below = np.cumsum(weights[order]) - weights[order] / 2
+    return float(np.interp(weights.sum() / 2, below, ratios[order]))
+
+
+def corrected(source: Source, evidence: Evidence) -> Source:
+    """`source`, right about the architectures measured, and scaled elsewhere as these tell (`_scale`)."""
+    scale = _scale(evidence)
     measured = RowTable(evidence.genotypes, evidence.measured)
 
     def interval(population: Population, coverage: float) -> tuple[Array, Array]:

@@ -241,6 +241,15 @@ def test_a_session_far_from_the_typical_speed_still_counts():
     assert found.blocks == 2 * MIN_BLOCKS
 
 
+@pytest.mark.parametrize(("settled", "median"), [(2, 1.2), (3, 1.0)])
+def test_sessions_whose_speed_changed_only_widen_the_interval_where_three_are_settled(settled, median):
+    """Their sentinels say nothing of what the blocks between them felt: 1.2 times as long here."""
+    usual = [block(1.0, session=session) for session in range(settled) for _ in range(2)]
+    changed = [block(1.2, 1.0, 1.1, session=settled + n) for n in range(MIN_BLOCKS - settled) for _ in range(2)]
+    found = measure(usual + changed, Reference(1.0, 0.0), 0.02)
+    assert (found.median, found.low, found.high) == pytest.approx((median, 1.0, 1.2)) and found.verdict == "noisy"
+
+
 def test_sessions_at_the_typical_speed_are_enough_where_they_are_many():
     usual = [block(1.0, session=session) for session in range(MIN_BLOCKS) for _ in range(3)]
     slowed = [block(1.8, 1.4, 1.4, session=MIN_BLOCKS + n) for n in range(3) for _ in range(5)]

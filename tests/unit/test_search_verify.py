@@ -435,6 +435,9 @@ def test_a_corrected_cost_is_right_about_what_was_measured() -> None:
     np.testing.assert_allclose(better.predict(population)[3:], 1.2 * predicted[3:])
     assert better.additive is not None and source.additive is not None
     np.testing.assert_allclose(better.additive.extremes, 1.2 * np.array(source.additive.extremes))
+    found, worst = predicted[:5] * [1.3, 1.3, 1.3, 1.02, 1.02], predicted[:5] * [1.6, 1.6, 1.6, 1.03, 1.03]
+    better = corrected(source, Evidence(population[:5], predicted[:5], found, worst))
+    assert better.notes["scale"] == pytest.approx(1.03, abs=0.01)
     nothing = replace(source, predict=lambda population: np.zeros(len(population)), additive=None)
     better = corrected(nothing, Evidence(population[:3], np.zeros(3), measured, measured))
     np.testing.assert_allclose(better.predict(population), [*measured, *np.zeros(37)])
