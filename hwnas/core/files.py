@@ -43,7 +43,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         if final.exists() and not final.is_file():
             what = "folder" if final.is_dir() else "device"
-            raise InputError(f"cannot write {path}: it is a {what}; choose another --out")
+            raise InputError(f"cannot write {path}: it is a {what}; choose another place")
         final.parent.mkdir(parents=True, exist_ok=True)
         _clean(final.parent)
         while temporary is None:
@@ -60,7 +60,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary = None
     except OSError as error:
         raise InputError(
-            f"cannot write {final}: {error.strerror or error}; choose another --out or free some space"
+            f"cannot write {final}: {error.strerror or error}; choose another place or free some space"
         ) from error
     finally:
         if temporary is not None:
@@ -130,9 +130,9 @@ def claimed(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
     except BlockingIOError as error:
-        raise InputError(f"another process is at work in {folder}; wait for it, or choose another --out") from error
+        raise InputError(f"another process is at work in {folder}; wait for it, or choose another place") from error
     except OSError as error:
-        raise InputError(f"cannot write into {folder}: {error.strerror}; choose another --out") from error
+        raise InputError(f"cannot write into {folder}: {error.strerror}; choose another place") from error
     try:
         yield
     finally:

@@ -137,7 +137,7 @@ class CostTable:
         path = _csv_path(path)
         manifest = path.with_suffix(".json")
         if manifest.exists() and read_json(manifest).get("kind") != COST_TABLE.kind:
-            raise InputError(f"{path} would replace {manifest}, which is no table's manifest; choose another --out")
+            raise InputError(f"{path} would replace {manifest}, which is no table's manifest; choose another place")
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(
