@@ -59,7 +59,7 @@ def test_three_winners_are_certified(folder: Path, report: dict) -> None:
         assert certificate["status"] == ("passed" if certificate["measured"] <= certificate["budget"] else "failed")
         assert certificate["low"] <= certificate["measured"] <= certificate["high"]
         assert certificate["difference"] < 1e-3
-        used = winner["costs"]["latency_ms"] / certificate["budget"]
+        used = max(winner["costs"]["latency_ms"], certificate["measured"]) / certificate["budget"]
         assert used >= 0.8 or any(
             "budget" in note for note in json.loads((search / "search.json").read_text())["notes"]
         )

@@ -222,7 +222,9 @@ def test_absurd_sizes_are_bad_input(
 def test_a_polite_kill_ends_as_ctrl_c_does(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hwnas", "profile", "--space", "nasbench201", "--out", str(tmp_path / "run")]
     own = {**os.environ, "TMPDIR": str(tmp_path)}
+    here = signal.signal(number, signal.SIG_DFL)  # under nohup a hang-up is ignored, and by what is started here too
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=own) as it:
+        signal.signal(number, here)
         while not (tmp_path / "run" / "samples.sqlite").exists():
             time.sleep(0.05)
         it.send_signal(number)

@@ -152,7 +152,7 @@ if sys.argv[1] == "query":
 else:
     start = time.monotonic()
     current("3000")
-    time.sleep(0.5)
+    time.sleep(1.5)
     seconds = time.monotonic() - start
     current("1000")
     print("thread-0 processes 100 frames")
