@@ -40,13 +40,20 @@ def _schema(path: Path) -> list[str]:
 
 def open_table(path: Path, columns: Sequence[str] | None = None) -> Any:
     """A Parquet or CSV file as a pyarrow table; of a Parquet file only `columns`, where given."""
-    import pyarrow as pa
-    from pyarrow import csv, parquet
+    from pyarrow import parquet
 
     if _is_parquet(path):
         return _readable(path, lambda: parquet.read_table(path, columns=None if columns is None else list(columns)))
-    as_text = csv.ConvertOptions(column_types={"arch": pa.string()})
-    return _readable(path, lambda: csv.read_csv(path, convert_options=as_text))
+    return _readable(path, lambda: _read_csv(path))
+
+
+def _read_csv(path: Path) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types={"arch": pa.string()}))
+    list(table.schema.names)  # raises UnicodeDecodeError where a name is no text
+    return table
 
 
 def _is_parquet(path: Path) -> bool:

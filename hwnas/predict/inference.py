@@ -127,10 +127,11 @@ def predict_file(
             table = table.drop_columns([name])
         table = table.append_column(name, pa.array(values))
     with replacing(out) as temporary:
-        if Path(out).suffix == ".csv":
-            csv.write_csv(table, temporary)
-        else:
-            parquet.write_table(table, temporary)
+        try:
+            (csv.write_csv if Path(out).suffix == ".csv" else parquet.write_table)(table, temporary)
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: a column of it cannot be written to {out} ({reason}); leave it out") from error
     return result
 
 

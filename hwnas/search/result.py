@@ -112,8 +112,8 @@ class Result:
                 values["evaluations"],
                 values["seconds"],
                 {name: (ends[0], ends[1]) for name, ends in values["reachable"].items()},
-                values["notes"],
-                values["accuracy_model"],
+                [str(note) for note in values["notes"]],
+                dict(values["accuracy_model"]),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InputError(f"{path}: a damaged search ({type(error).__name__}: {error}); search again") from error

@@ -196,6 +196,15 @@ def test_saved_model_predicts_files_without_torch(tmp_path: Path, source: Path, 
         load_predictor(tmp_path / "old")
     with pytest.raises(InputError, match=r"choose a name in \.parquet or \.csv"):
         predict_file(tmp_path / "model", source, tmp_path / "out.tsv")
+    arch = pq.read_table(source)["arch"][0].as_py().encode()
+    for content, why in (
+        (b"arch,\xff\n" + arch + b",1\n", "not readable as CSV"),
+        (b"arch,what\n" + arch + b",\xff\n", "a column of it cannot be written"),
+    ):
+        (tmp_path / "latin.csv").write_bytes(content)
+        with pytest.raises(InputError, match=rf"latin\.csv: {why}"):
+            predict_file(tmp_path / "model", tmp_path / "latin.csv", tmp_path / "out.csv")
+        assert not (tmp_path / "out.csv").exists()
     code = (
         "import sys; from hwnas.predict import predict; "
         f"print(predict({str(tmp_path / 'model')!r}, ['01201201']).value[0]); assert 'torch' not in sys.modules"

@@ -421,9 +421,10 @@ def test_a_search_without_a_budget_has_nothing_to_verify(tmp_path: Path) -> None
 def test_a_damaged_search_is_refused(tmp_path: Path) -> None:
     search(SPEC, ACCURACY, "macs_m", max={"macs_m": 20}, evaluations=100, out=tmp_path)
     document = json.loads((tmp_path / "search.json").read_text())
-    (tmp_path / "search.json").write_text(json.dumps(document | {"constraints": [{"max": 3}]}))
-    with pytest.raises(InputError, match="damaged"):
-        verify(tmp_path)
+    for damaged in ({"constraints": [{"max": 3}]}, {"notes": 3}, {"accuracy_model": 3}):
+        (tmp_path / "search.json").write_text(json.dumps(document | damaged))
+        with pytest.raises(InputError, match="damaged"):
+            verify(tmp_path)
 
 
 def test_a_corrected_cost_is_right_about_what_was_measured() -> None:
