@@ -34,7 +34,11 @@ _SETTINGS = {
 }
 _ASKED = re.compile(r"Use (gpu|nnapi|hexagon|coreml)\s*: \[1\]", re.IGNORECASE)
 _APPLIED = re.compile(r"pplied (\S+) delegate, and the model graph will be (\w+) executed")
-_NOT_APPLIED = re.compile(r"Though (\S+) delegate is explicitly applied, the model graph will not be executed")
+_NOT_APPLIED = re.compile(
+    r"Though (\S+) delegate is explicitly applied, the model graph will not be executed"
+    r"|(\w+) acceleration is unsupported on this platform"
+)
+PROCESSOR = "xnnpack"
 _ROUNDING_MS = 5.1e-4
 
 
@@ -158,11 +162,14 @@ def _settings(path: Path, lines: list[str]) -> dict[str, str]:
 
 def _accelerator(text: str) -> tuple[str, tuple[str, ...]]:
     """`tflite`, or such as `tflite-gpu` where a delegate that is not of the processor ran the model; and the doubts."""
-    applied = {name.lower(): how for name, how in _APPLIED.findall(text) if name.lower() != "xnnpack"}
-    refused = {name.lower() for name in _NOT_APPLIED.findall(text)} - {"xnnpack"}
-    names = set(applied) or {name.lower() for name in _ASKED.findall(text)} - refused
-    partly = ("partly_delegated",) if "partially" in applied.values() else ()
-    return "-".join(("tflite", *sorted(names))), ("not_delegated",) if refused and not names else partly
+    told = {name.lower(): how for name, how in _APPLIED.findall(text)}
+    applied = {name: how for name, how in told.items() if name != PROCESSOR}
+    asked = {name.lower() for name in _ASKED.findall(text)}
+    refused = {name.lower() for names in _NOT_APPLIED.findall(text) for name in names if name} - {PROCESSOR}
+    names = set(applied) or (set() if told else asked - refused)
+    if not names and (asked or refused):
+        return "tflite", ("not_delegated",)
+    return "-".join(("tflite", *sorted(names))), ("partly_delegated",) if "partially" in applied.values() else ()
 
 
 def _statistics(where: Where, match: re.Match[str]) -> dict[str, float]:

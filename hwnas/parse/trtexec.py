@@ -38,6 +38,8 @@ _TEXTS = {
     "precision": r"\] Precision: (.+)",
     "dimensions": r"[Ii]nput binding for .* with dimensions (\d{1,9}(?:x\d{1,9})*)",
     "graphs": r"\] CUDA Graph: (Enabled|Disabled)",
+    "no_graphs": r"(--useCudaGraph flag has been ignored)",
+    "dla": r"\] DLACore: (\d.*)",
     "streams": r"\] (?:Inference )?Streams: (\d{1,6})",
 }
 _NEEDED = frozenset(("throughput", "queries", "wall_s", "compute_s"))
@@ -86,6 +88,11 @@ class Log:
         built = "fp32" if "fp32" in stated and "loaded" not in self.texts else None
         return next((p for p in _PRECISIONS if p in stated), built)
 
+    @property
+    def graphs(self) -> bool | None:
+        """Whether CUDA graphs were launched: asked for, and captured."""
+        return self.texts["graphs"] == "Enabled" and "no_graphs" not in self.texts if "graphs" in self.texts else None
+
 
 @parsers.register("trtexec")
 class Trtexec(Family):
@@ -117,7 +124,7 @@ class Trtexec(Family):
             subject=_subject(log) or name,
             source=source,
             costs={"latency_ms": cost} if cost else {},
-            runtime="tensorrt",
+            runtime="tensorrt-dla" if log is not None and "dla" in log.texts else "tensorrt",
             details=_details(log, layers, runs),
             flags=(*flags, *_doubts(log)),
             parts=layers,
@@ -175,7 +182,7 @@ def _settings(log: Log | None) -> dict[str, Any]:
         "precision": log.precision,
         "batch": log.batch,
         "threads": 0,
-        "graphs": log.texts["graphs"] == "Enabled" if "graphs" in log.texts else None,
+        "graphs": log.graphs,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hwnas.parse.base import Reader, Reading, Record, parsers, read_lines
 from hwnas.parse.where import Where
 
 COLUMNS = ("DPU Id", "Bat", "DPU SubGraph", "WL", "SW_RT", "HW_RT", "Effic", "LdWB", "LdFM", "StFM", "AvgBw")
+FIGURES = ("Bat", *COLUMNS[3:])
 NEGLIGIBLE = "~0"
 
 
@@ -46,14 +48,14 @@ class VaitraceText(Reader):
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
-    """The rows of the table, one a subgraph, `~0` as 0; raises `ParseError`."""
+    """The rows of the table, one a subgraph, `~0` as 0, the mean of the DPU cores that ran it; raises `ParseError`."""
     lines = read_lines(path)
     heads = [n for n, line in enumerate(lines) if "DPU SubGraph" in line and "SW_RT" in line]
     if len(heads) != 1:
         raise ParseError(path, f"{len(heads)} tables of subgraphs; one run of one model is expected")
     if tuple(_cells(lines[heads[0]])) != COLUMNS:
         raise ParseError(path, f"the columns are not {' | '.join(COLUMNS)}", heads[0] + 1)
-    rows: list[dict[str, float]] = []
+    rows: list[dict[str, Any]] = []
     for n, line in enumerate(lines[heads[0] + 1 :], heads[0] + 2):
         if "|" not in line:
             if rows and not set(line.strip()) <= set("-+="):
@@ -67,10 +69,21 @@ def read_table(path: Path) -> list[dict[str, float]]:
     if not rows or not closed:
         raise ParseError(path, "the table has no rows, or no end (a rule, notes): it is cut short", len(lines))
     _check_peak(path, rows, heads[0] + 2)
-    return rows
+    return _over_cores(rows)
 
 
-def _check_peak(path: Path, rows: list[dict[str, float]], line: int) -> None:
+def _over_cores(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """One row a subgraph; those that one core ran may share a name, which is cut where it is long."""
+    seen: Counter[tuple[Any, ...]] = Counter()
+    subgraphs: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        subgraph = row["DPU SubGraph"], row["Bat"], row["WL"]
+        subgraphs[*subgraph, seen[row["DPU Id"], *subgraph]].append(row)
+        seen[row["DPU Id"], *subgraph] += 1
+    return [{name: sum(row[name] for row in cores) / len(cores) for name in FIGURES} for cores in subgraphs.values()]
+
+
+def _check_peak(path: Path, rows: list[dict[str, Any]], line: int) -> None:
     """Workload over time and efficiency give the DPU's peak, which is the same for every row."""
     peaks = [row["WL"] / row["HW_RT"] / row["Effic"] for row in rows if row["WL"] >= 0.05 and row["Effic"] >= 1]
     if peaks and max(peaks) > 1.1 * min(peaks):
@@ -81,11 +94,11 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def _row(where: Where, line: str) -> dict[str, float]:
+def _row(where: Where, line: str) -> dict[str, Any]:
     cells = where.cells(line.strip().strip("|"), "|", len(COLUMNS))
     texts = dict(zip(COLUMNS, (cell.strip() for cell in cells), strict=True))
-    row = {"Bat": float(where.count(texts["Bat"], "Bat"))}
-    for name in COLUMNS[3:]:
+    row: dict[str, Any] = texts | {"Bat": where.count(texts["Bat"], "Bat")}
+    for name in FIGURES[1:]:
         text = texts[name].removesuffix("%").replace(",", "").strip()
         row[name] = 0.0 if text == NEGLIGIBLE else where.number(text, name)
     if not 0 < row["HW_RT"] <= row["SW_RT"] * 1.01:

@@ -75,6 +75,18 @@ def test_vaitrace_text(logs: Path) -> None:
     assert "mean_only" in record.flags
 
 
+def test_the_text_of_vaitrace_means_several_cores(logs: Path) -> None:
+    lines = (logs / "vaitrace.txt").read_text().splitlines(keepends=True)
+    second = [line.replace("G_1:0", "G_2:0").replace("| 2.500 |", "| 2.520 |") for line in lines if "G_1:0" in line]
+    (logs / "vaitrace.txt").write_text("".join([*lines[:6], *second, *lines[6:]]))
+    record = parse([logs / "vaitrace.txt"]).entries[0].record
+    assert record.costs["latency_ms"].value == pytest.approx(2.51 + 0.6)
+    assert record.details["dpu_subgraphs"] == 2 and record.details["workload_gop"] == pytest.approx(1.1)
+    lines[5] = lines[5].replace("G_1:0", "G_2:0")
+    (logs / "vaitrace.txt").write_text("".join(lines))
+    assert parse([logs / "vaitrace.txt"]).entries[0].record.costs["latency_ms"].value == pytest.approx(3.1)
+
+
 def test_xdputil_benchmark(logs: Path) -> None:
     record = parse([logs / "benchmark.log"]).entries[0].record
     assert record.subject == "mnasnet_07"

@@ -121,6 +121,18 @@ def test_trtexec_cuda_graphs_are_a_target_of_their_own(tmp_path: Path) -> None:
         parse([tmp_path])
 
 
+def test_trtexec_says_where_cuda_graphs_could_not_be_captured(tmp_path: Path) -> None:
+    ignored = "[W] The specified --useCudaGraph flag has been ignored. The inference will be launched without it."
+    text = changed(TRTEXEC, ("[I] Streams: 1", f"[I] Streams: 1\n[I] CUDA Graph: Enabled\n{ignored}"))
+    assert record(tmp_path, "a.txt", text).graphs is False
+
+
+def test_trtexec_on_a_dla_is_a_runtime_of_its_own(tmp_path: Path) -> None:
+    for core, runtime in (("", "tensorrt"), ("0(With GPU fallback)", "tensorrt-dla"), ("1", "tensorrt-dla")):
+        text = changed(TRTEXEC, ("[I] Streams: 1", f"[I] Streams: 1\n[I] DLACore: {core}"))
+        assert record(tmp_path, "a.txt", text).runtime == runtime
+
+
 def test_trtexec_doubts(tmp_path: Path) -> None:
     guessed = "[W] Dynamic dimensions required for input: x. Automatically overriding shape to: 1x3x1x1"
     text = changed(TRTEXEC, ("Streams: 1", f"Inference Streams: 4\n{guessed}"))
@@ -305,6 +317,12 @@ def test_tflite_accelerators_are_targets_of_their_own(tmp_path: Path) -> None:
     refused = "Use NNAPI: [1]\nThough NNAPI delegate is explicitly applied, the model graph will not be executed.\n"
     found = record(tmp_path, "p00002.txt", TFLITE + refused)
     assert (found.runtime, found.flags) == ("tflite", ("not_delegated", "mean_only"))
+    for more in (
+        "GPU acceleration is unsupported on this platform.\n",
+        "Explicitly applied XNNPACK delegate, and the model graph will be partially executed by the delegate.\n",
+    ):
+        found = record(tmp_path, "p00002.txt", f"{TFLITE}Use gpu: [1]\n{more}")
+        assert (found.runtime, found.flags) == ("tflite", ("not_delegated", "mean_only"))
 
 
 def test_litert_is_named(tmp_path: Path) -> None:
