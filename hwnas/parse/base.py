@@ -87,10 +87,10 @@ class ColumnMapping(Config):
 
     Attributes:
         time, rails: for power over time, the column of times and, by the name of each rail, its column of power.
-        time_unit, power_unit: of these columns, where their own names do not end in it, such as `Time (ms)`.
+        time_unit, power_unit: of these columns, where their own names do not say it, as `Time (ms)` does.
         start, end, inferences: the window of the log that holds so many inferences; all of it where absent.
         subject, metrics: for a cost a row, the column of what was measured and, by metric, its column.
-        metric_units: of these columns where it is not the metric's own, and their names do not end in it.
+        metric_units: of these columns where it is not the metric's own, and their names do not say it.
         device, runtime, precision, batch, threads: the target; what is left out is unknown.
         delimiter, decimal: what stands between cells, and before the decimals of a number.
     """

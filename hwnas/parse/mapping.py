@@ -32,8 +32,19 @@ MEBIBYTES = {
     "GB": 1e9 * 2**-20,
     "GiB": 2**10,
 }
-WORDS = {"sec": "s", "second": "s", "msec": "ms", "usec": "us", "nsec": "ns", "joule": "J", "watt": "W", "byte": "B"}
-"""Other ways to write a unit, in the singular."""
+PREFIXES = {"": "", "milli": "m", "micro": "u", "nano": "n", "kilo": "k", "mega": "M", "giga": "G"}
+WORDS = {
+    **{f"{long}{word}": f"{short}s" for long, short in PREFIXES.items() for word in ("sec", "second")},
+    **{
+        f"{long}{word}": f"{short}{word[0].upper()}"
+        for long, short in PREFIXES.items()
+        for word in ("joule", "watt", "byte")
+    },
+    **{f"{short}sec": f"{short}s" for short in "mun"},
+    **{f"{long}s": f"{PREFIXES[long]}s" for long in ("milli", "micro", "nano")},
+    **{f"{short}bibyte": f"{short[0].upper()}iB" for short in ("ki", "me", "gi")},
+}
+"""Other ways to write a unit, in lower case and the singular."""
 
 
 def _scales(metric: str) -> dict[str, float]:
@@ -136,7 +147,7 @@ class MappedColumns(Reader):
         m = self.mapping
         scales = self.metric_scales
         shared: dict[str, Any] = {
-            "device": m.device or path.stem,
+            "device": m.device,
             "runtime": m.runtime,
             "precision": m.precision,
             "batch": m.batch,
@@ -170,12 +181,24 @@ def _metric_scale(mapping: ColumnMapping, metric: str) -> float:
 
 
 def _own_unit(column: str, known: Iterable[str]) -> str | None:
-    """The one of the units `known` that a column's name ends in, such as `ms` in `Time (ms)`, `us` in `lat_usec`."""
-    found = re.search(r"(?:^|[ _(\[])([A-Za-zµμ]+)[)\]]?$", column)
-    if found is None or found[1] in known:
-        return found and found[1]
-    word = re.sub("[µμ]", "u", found[1].lower())
-    unit = WORDS.get(word.removesuffix("s"), word if len(word) > 1 else "")  # one letter as it is written, or none
+    """The one of the units `known` that a column's name ends in, such as `ms` in `Time (ms)`, `us` in `lat_usec`.
+
+    Where it ends in none, the last one that stands in it as a symbol of two letters or more, as in `us/inference`.
+    """
+    words = re.findall(r"(?<!\d)[^\W\d_]+|[^\W\d_]{2,}", re.sub("[µμ]", "u", column))  # no `s` in `iPhone 6s`
+    if not words:
+        return None
+    ending = re.sub(r"^.*?[a-z](?=[A-Z][a-z]*[A-Z]?$)", "", words[-1])  # `Us` of `latencyUs`
+    symbols = [unit for unit in words if len(unit) > 1 and unit in known]
+    return _as_unit(words[-1], known) or _as_unit(ending, known) or (symbols[-1] if symbols else None)
+
+
+def _as_unit(word: str, known: Iterable[str]) -> str | None:
+    """The one of the units `known` that `word` is, in any case and in the plural; one letter only as it is written."""
+    if word in known:
+        return word
+    lower = word.lower()
+    unit = WORDS.get(lower) or WORDS.get(lower.removesuffix("s")) or (word if len(word) > 1 else "")
     return next((each for each in known if each.lower() == unit.lower()), None)
 
 

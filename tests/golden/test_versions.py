@@ -741,12 +741,16 @@ def test_openvino_takes_a_batch_without_a_layout_for_one_image(
     [
         *[("time (us)", 0.85), ("t_ns", 0.00085), ("ms", 850.0), ("t", 850.0), ("latency_sec", 850e3)],
         *[("lat_usec", 0.85), ("Latency (US)", 0.85), ("Zeit [µs]", 0.85), ("time seconds", 850e3)],
+        *[("latency/us", 0.85), ("latencyUs", 0.85), ("time (us/inference)", 0.85), ("latency_us_mean", 0.85)],
+        *[("latency_microseconds", 0.85), ("nanosec", 0.00085), ("millis", 850.0), ("p50us", 0.85)],
+        *[("iPhone 6s", 850.0), ("jetson_nano", 850.0), ("second_run", 850.0)],
     ],
 )
 def test_a_column_of_costs_is_in_the_unit_that_its_name_says(tmp_path: Path, column: str, milliseconds: float) -> None:
     (tmp_path / "a.csv").write_text(f"block,{column}\nmine,850\n")
     mapping = ColumnMapping(subject="block", metrics={"latency_ms": column})
-    assert latency(parse([tmp_path / "a.csv"], mapping=mapping).entries[0].record) == pytest.approx(milliseconds)
+    record = parse([tmp_path / "a.csv"], mapping=mapping).entries[0].record
+    assert latency(record) == pytest.approx(milliseconds) and record.device == ""
     if column == "time (us)":
         with pytest.raises(InputError, match="says us"):
             contrary = mapping.model_copy(update={"metric_units": {"latency_ms": "ms"}})
@@ -757,6 +761,8 @@ def test_a_column_of_costs_is_in_the_unit_that_its_name_says(tmp_path: Path, col
     ("column", "unit", "mebibytes"),
     [
         ("peak_KiB", None, 2.0),
+        ("peakKiB", None, 2.0),
+        ("mebibytes", None, 2048.0),
         ("peak", None, 2048.0),
         ("peak MB", None, 1953.125),
         ("variant_b", None, 2048.0),
