@@ -43,8 +43,8 @@ _BY_SUFFIX = {
 
 
 def may_be_zero(column: str) -> bool:
-    """Whether 0 is a cost: energy above that at rest may be none, of all else it is a figure without a digit left."""
-    return column.startswith("above_idle")
+    """Whether 0 is a cost: counts and energy above that at rest may be none, what else is measured lost its digits."""
+    return column.startswith("above_idle") or column.endswith((MACS.name, PARAMS.name, UNSUPPORTED.name))
 
 
 def quantity_of(column: str) -> Quantity:

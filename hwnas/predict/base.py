@@ -19,7 +19,7 @@ from hwnas.core.arrays import Array, Population
 from hwnas.core.errors import DomainError, InputError, MissingCostError
 from hwnas.core.registry import Registry
 from hwnas.core.table import CostTable
-from hwnas.core.units import LATENCY, THROUGHPUT, Quantity, quantity_of
+from hwnas.core.units import LATENCY, THROUGHPUT, Quantity, may_be_zero, quantity_of
 from hwnas.predict.intervals import Calibration, cross_fit
 from hwnas.predict.scaling import Scaling
 from hwnas.spaces import SearchSpace
@@ -314,7 +314,8 @@ def check_values(y: ArrayLike, quantity: Quantity, metric: str) -> Array:
         raise InputError(f"{metric} must be one value an architecture, not an array of shape {values.shape}")
     bad = ~np.isfinite(values)
     if quantity.is_cost:
-        bad |= (values < np.finfo(float).tiny) if quantity == THROUGHPUT else (values < 0)
+        least = 0.0 if may_be_zero(metric) else np.finfo(float).tiny
+        bad |= values < least
     else:
         bad |= (values < 0) | (values > ALL_RIGHT)
     if bad.any():

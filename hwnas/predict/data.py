@@ -75,14 +75,14 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     """
     path = Path(source)
     quantity = quantity_of(metric)
-    run, parsed = path.is_dir(), _parsed(path)
-    rows, beside = parsed or (path / NETWORKS_FILE if run else path, None)
+    run, logs = path.is_dir(), parsed(path)
+    rows, beside = logs or (path / NETWORKS_FILE if run else path, None)
     if run and not rows.is_file():
         raise InputError(f"{path} is no run folder with measured networks ({NETWORKS_FILE} is missing)")
     wanted = ["arch", metric, f"{metric}_verdict", f"{metric}_repeat", "space", "index", GROUPING]
     columns = read_columns(rows, wanted, required=("arch", metric))
-    if parsed:
-        columns = _networks(columns, rows)
+    if logs:
+        columns = of_networks(columns, rows)
     raw = numbers(columns[metric], metric, path)
     if None in columns.get(GROUPING, ()):
         row = columns[GROUPING].index(None) + 1
@@ -115,7 +115,7 @@ def read_measurements(source: str | Path, space: SearchSpace, metric: str) -> Me
     return Measurements(space, metric, population, values, groups, again, left_out, copies, target, table)
 
 
-def _parsed(path: Path) -> tuple[Path, CostTable | None] | None:
+def parsed(path: Path) -> tuple[Path, CostTable | None] | None:
     """The records, and the cost table if there is one, that `hwnas parse` wrote, given either; None: another path."""
     table = path.with_name(path.name.replace(".records.csv", ".csv"))
     records = records_file(table)
@@ -124,7 +124,7 @@ def _parsed(path: Path) -> tuple[Path, CostTable | None] | None:
     return records, CostTable.load(table) if table.is_file() else None
 
 
-def _networks(columns: dict[str, list[Any]], path: Path) -> dict[str, list[Any]]:
+def of_networks(columns: dict[str, list[Any]], path: Path) -> dict[str, list[Any]]:
     """The rows of networks alone: the records of primitives stand beside them, without an architecture."""
     own = [row for row, arch in enumerate(columns["arch"]) if arch]
     if not own:

@@ -16,8 +16,8 @@ from hwnas.core.arrays import Array, Population
 from hwnas.core.columns import column_names, numbers, read_columns
 from hwnas.core.documents import NETWORKS_FILE
 from hwnas.core.errors import InputError
-from hwnas.core.units import THROUGHPUT, quantity_of
-from hwnas.predict.data import of_space, parse_archs
+from hwnas.core.units import THROUGHPUT, Quantity, quantity_of
+from hwnas.predict.data import of_networks, of_space, parse_archs, parsed
 from hwnas.predict.gp import GaussianProcess
 from hwnas.predict.likelihood import factor
 from hwnas.spaces import SearchSpace
@@ -41,19 +41,17 @@ def read_sources(
     """Read tables of measured networks, or run folders of other devices.
 
     Every column of `metric`'s quantity is a device, but `metric` itself in `target`, where it is what is to be learnt,
-    and beside other columns, which are named by their devices then. Raises `InputError` where a table has no such
-    column, or one that tells nothing.
+    and beside other columns, which are named by their devices then. What `hwnas parse` wrote is of one device, whose
+    other columns are details. Raises `InputError` where a table has no such column, or one that tells nothing.
     """
     quantity = quantity_of(metric)
     tables = []
     for name in paths:
         path = _networks(name)
-        columns = [c for c in column_names(path) if _is_quantity(c, quantity.name)]
-        if columns != [metric] or (target is not None and _same_file(path, _networks(target))):
-            columns = [column for column in columns if column != metric]
+        columns = _devices(path, quantity, metric, target is not None and _same_file(path, _networks(target)))
         read = read_columns(path, ["arch", "space", *columns], required=("arch",))
-        if not columns:
-            raise InputError(f"{path} has no column of {quantity.name} but {metric} to transfer from")
+        if parsed(path):
+            read = of_networks(read, path)
         if path.name == NETWORKS_FILE and "space" in read:
             own = of_space(read["space"], space, path)
             read = {column: list(compress(values, own)) for column, values in read.items()}
@@ -75,8 +73,23 @@ def read_sources(
 
 
 def _networks(name: str | Path) -> Path:
-    """The table of networks that `name` is, or that the run folder `name` has."""
-    return Path(name, NETWORKS_FILE) if Path(name).is_dir() else Path(name)
+    """The table of networks that `name` is, or that the run folder or the parsed logs `name` have."""
+    path = Path(name)
+    if path.is_dir():
+        return path / NETWORKS_FILE
+    return found[0] if (found := parsed(path)) else path
+
+
+def _devices(path: Path, quantity: Quantity, metric: str, is_target: bool) -> list[str]:
+    """The columns of a table of networks that are devices to transfer from."""
+    columns = [c for c in column_names(path) if _is_quantity(c, quantity.name)]
+    if parsed(path):
+        columns = [column for column in columns if column == metric]
+    if columns != [metric] or is_target:
+        columns = [column for column in columns if column != metric]
+    if not columns:
+        raise InputError(f"{path} has no column of {quantity.name} but {metric} to transfer from")
+    return columns
 
 
 def _same_file(path: Path, other: Path) -> bool:

@@ -221,6 +221,20 @@ def test_a_cost_table_is_a_model(tmp_path: Path, space: SearchSpace) -> None:
     assert np.isnan(result.lower).all()
 
 
+@pytest.mark.parametrize("metric", ["phone_ms", "phone_mj", "phone_mib", "phone_ips"])
+def test_a_cost_of_nothing_is_no_measurement(tmp_path: Path, space: SearchSpace, metric: str) -> None:
+    archs = [space.format(row) for row in space.distinct(space.sample(30, 0))]
+    pq.write_table(pa.table({"arch": archs, metric: [0.0, *range(1, len(archs))]}), tmp_path / "nets.parquet")
+    with pytest.raises(InputError, match=f"{metric} of row 0 is 0, which no measurement gives"):
+        read_measurements(tmp_path / "nets.parquet", space, metric)
+
+
+def test_counts_may_be_none(tmp_path: Path, space: SearchSpace) -> None:
+    archs = [space.format(row) for row in space.distinct(space.sample(30, 0))]
+    pq.write_table(pa.table({"arch": archs, "macs_m": [0.0] * len(archs)}), tmp_path / "nets.parquet")
+    assert not read_measurements(tmp_path / "nets.parquet", space, "macs_m").values.any()
+
+
 def test_damaged_models_are_refused(tmp_path: Path, source: Path, space: SearchSpace) -> None:
     folder = tmp_path / "model"
     fit_predictor(source, space, "phone_ms", model="ridge", out=folder)

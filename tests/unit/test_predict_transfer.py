@@ -51,6 +51,19 @@ def test_ten_rows_and_other_devices_beat_ten_rows_alone(tables: tuple[Path, Path
     np.testing.assert_allclose(opened.predict(population, extrapolate=True), expected)
 
 
+def test_parsed_logs_are_of_one_device(tmp_path: Path) -> None:
+    population = SPACE.distinct(SPACE.sample(30, 0))
+    archs, cost = [SPACE.format(row) for row in population], device(population, 1)
+    rows = [f"net{i},,{arch},{ms},{ms + 0.02},{1e3 / ms}" for i, (arch, ms) in enumerate(zip(archs, cost, strict=True))]
+    text = "\n".join(["subject,primitive,arch,latency_ms,h2d_ms,queries_per_s", *rows, "p1,1:k,,0.5,0.1,10"]) + "\n"
+    (tmp_path / "a.records.csv").write_text(text)
+    for name in ("a.csv", "a.records.csv"):
+        (found,) = read_sources([tmp_path / name], SPACE, "latency_ms")
+        assert found.devices == ("latency_ms",) and len(found.costs) == len(population)
+        with pytest.raises(InputError, match="no column of latency_ms but latency_ms"):
+            read_sources([tmp_path / name], SPACE, "latency_ms", target=tmp_path / "a.csv")
+
+
 def test_greedy_variance_takes_what_is_least_certain() -> None:
     points = np.array([[1.0, 0], [0.99, 0], [0, 0.5], [0, 0.1]])
     assert greedy_variance(points @ points.T, 1e-3, 3).tolist() == [0, 2, 1]
